@@ -1,0 +1,46 @@
+"""What the rest of the program expects of a source of truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from memory_mcp.errors import StorageError, StoreCorruptError
+from memory_mcp.records.ledger import Command, Written
+from memory_mcp.storage.session import Session
+
+T = TypeVar("T")
+
+
+class StoreFailure(StorageError):
+    """The database itself failed (I/O, full disk, lock), as opposed to a command that was refused."""
+
+
+STORE_FAILURES = (StoreFailure, StoreCorruptError)
+
+
+class Engine(Protocol):
+    """A database that carries out commands and answers questions."""
+
+    name: str
+    store_id: str
+
+    async def open(self) -> None:
+        """Open it, creating or migrating the schema."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is under way and close."""
+        ...
+
+    async def read(self, work: Callable[[Session], T]) -> T:
+        """Run a unit of reading work against one consistent snapshot."""
+        ...
+
+    async def write(self, command: Command, *, replayed: bool = False) -> Written:
+        """Carry out a command; returns when it is durable."""
+        ...
+
+    async def data_version(self) -> int:
+        """A number that changes when somebody else has committed."""
+        ...
