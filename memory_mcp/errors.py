@@ -64,7 +64,9 @@ class InvalidTextError(InvalidInputError):
     """Text that cannot be stored: a NUL character or a lone surrogate."""
 
     code = "invalid_text"
-    default_hint = "Remove NUL characters and unpaired surrogates (\\ud800 to \\udfff) from the text; nothing was written."
+    default_hint = (
+        "Remove NUL characters and unpaired surrogates (\\ud800 to \\udfff) from the text; nothing was written."
+    )
 
 
 class TooLargeError(InvalidInputError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -32,6 +33,8 @@ OUTCOME_TYPES: tuple[str, ...] = OutcomeType.__args__  # type: ignore[attr-defin
 Milliseconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=0, le=10**12)]
+# microseconds since the epoch, up to the year 9999, which is where ISO 8601 with four digits ends
+Timestamp = Annotated[int, Field(ge=0, le=253_402_300_799_999_999)]
 
 
 class Context(Record):
@@ -77,14 +80,14 @@ class StepDraft(Record):
     latency_ms: Milliseconds | None = None
     tokens_used: Tokens | None = None
     predicted_outcome: Share | None = None
-    at: int | None = Field(default=None, ge=0, description="Microseconds since the epoch; importers only.")
+    at: Timestamp | None = Field(default=None, description="Microseconds since the epoch; importers only.")
 
 
 class Step(StepDraft):
     """A recorded step; numbers count from 1 without gaps. `at` is in microseconds since the epoch."""
 
     step_number: int = Field(ge=1, le=MAX_STEPS)
-    at: int = Field(ge=0)
+    at: Timestamp
 
 
 class Outcome(Record):
@@ -154,6 +157,12 @@ class Episode(EpisodeDraft):
         return sum(latencies) / 1000 if latencies else None
 
 
+def episode_from(stored: Mapping[str, Any]) -> Episode:
+    """An episode from its stored form, which was validated when it was written."""
+    fields = {name: value for name, value in stored.items() if name not in ("step_count", "error_count")}
+    return Episode.model_validate(fields)
+
+
 def _at_most_max_steps(steps: list[StepDraft]) -> list[StepDraft]:
     if len(steps) > MAX_STEPS:
         raise PydanticCustomError(
@@ -172,8 +181,8 @@ class ImportedEpisode(EpisodeDraft):
     actor: Name = ""
     steps: Annotated[list[StepDraft], AfterValidator(_at_most_max_steps)] = Field(default_factory=list)
     outcome: Outcome | None = None
-    started_at: int | None = Field(default=None, ge=0)
-    ended_at: int | None = Field(default=None, ge=0)
+    started_at: Timestamp | None = None
+    ended_at: Timestamp | None = None
 
     @model_validator(mode="after")
     def _times_in_order(self) -> Self:

@@ -18,6 +18,7 @@ from memory_mcp.errors import (
     TooLargeError,
 )
 from memory_mcp.records.base import MAX_STEPS, Json, dumps
+from memory_mcp.records.ledger import LedgerEntry
 from memory_mcp.storage.transaction import Transaction
 
 Handler = Callable[[Transaction, Json], Json]
@@ -142,7 +143,7 @@ def _insert_episode(tx: Transaction, episode: Json) -> None:
     ]
     marks = ", ".join(f"${number}" for number in range(2, len(values) + 2))
     tx.session.run(f"INSERT INTO episodes (ns_hash, {names}) VALUES ($1, {marks})", tx.ns_hash, *values)
-    tx.put_unit("task", episode["episode_id"], episode["episode_id"], tx.recipe.task(episode))
+    tx.put_unit("task", episode["episode_id"], episode["episode_id"], tx.recipe.task(episode), embed=True)
     tx.append("episode.created", "episode", episode["episode_id"], {"episode": episode})
 
 
@@ -180,7 +181,7 @@ def _append_step(tx: Transaction, header: Json, draft: Json) -> int:
         header["error_count"],
         position,
     )
-    tx.put_unit("step", header["episode_id"], header["episode_id"], tx.recipe.step(step), number)
+    tx.put_unit("step", header["episode_id"], header["episode_id"], tx.recipe.step(step), step_number=number)
     tx.append("episode.step_added", "episode", header["episode_id"], {"step": step})
     return int(number)
 
@@ -199,6 +200,7 @@ def _close_episode(tx: Transaction, header: Json, outcome: Json, ended_at: int) 
         ended_at,
         header["version"],
     )
+    # findable by words at once; learning adds the reflection and then has it embedded
     tx.put_unit("lesson", header["episode_id"], header["episode_id"], tx.recipe.lesson(header))
     tx.append("episode.completed", "episode", header["episode_id"], {"episode": header})
 
@@ -206,6 +208,9 @@ def _close_episode(tx: Transaction, header: Json, outcome: Json, ended_at: int) 
 def _insert_receipts(tx: Transaction, episode_id: str, receipts: list[Json]) -> None:
     if not receipts:
         return
+    shown = [
+        {**receipt, "rank": rank, "shown_at": tx.command.at, "used": None} for rank, receipt in enumerate(receipts, 1)
+    ]
     tx.session.many(
         "INSERT INTO receipts (ns_hash, episode_id, shown_after, memory_kind, memory_id, rank, advice, shown_at)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
@@ -216,19 +221,32 @@ def _insert_receipts(tx: Transaction, episode_id: str, receipts: list[Json]) -> 
                 receipt["shown_after"],
                 receipt["memory_kind"],
                 receipt["memory_id"],
-                rank,
+                receipt["rank"],
                 dumps(receipt["advice"]),
-                tx.command.at,
+                receipt["shown_at"],
             )
-            for rank, receipt in enumerate(receipts, 1)
+            for receipt in shown
         ],
     )
-    tx.append("memory.shown", "episode", episode_id, {"receipts": receipts})
+    tx.append("memory.shown", "episode", episode_id, {"receipts": shown})
 
 
 def _require_open(header: Json) -> None:
     if header["status"] != "open":
         raise EpisodeClosedError(f"episode {header['episode_id']!r} is {header['status']} and takes no more writes")
+
+
+def result_of(entries: list[LedgerEntry]) -> Json:
+    """The result of a command that is stored already, from the entries it left."""
+    result: Json = {"episode_id": entries[0].subject_id, "already_applied": True}
+    for entry in entries:
+        data = entry.data()
+        if entry.operation == "episode.step_added":
+            result.setdefault("step_numbers", []).append(data["step"]["step_number"])
+            result["step_count"] = data["step"]["step_number"]
+        elif "episode" in data:
+            result.update({name: data["episode"][name] for name in ("started_at", "ended_at", "step_count")})
+    return result
 
 
 OPERATIONS: dict[str, Handler] = {

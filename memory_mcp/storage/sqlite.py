@@ -19,10 +19,11 @@ from sqlcipher3 import dbapi2 as sqlite
 
 from memory_mcp.errors import InternalError, MemoryMCPError, StorageError, StoreCorruptError
 from memory_mcp.records.ledger import Command, Written
-from memory_mcp.storage import migrations
+from memory_mcp.storage import migrations, queries
 from memory_mcp.storage.engine import StoreFailure
 from memory_mcp.storage.filelock import FileLock
-from memory_mcp.storage.operations import OPERATIONS
+from memory_mcp.storage.learned import FOLLOWER_OPERATIONS
+from memory_mcp.storage.operations import OPERATIONS, result_of
 from memory_mcp.storage.session import Row, Session
 from memory_mcp.storage.transaction import Recipe, Transaction
 
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 SAFE_SQLITE = (3, 51, 3)
 MAX_GROUP = 256
+
+_HANDLERS = OPERATIONS | FOLLOWER_OPERATIONS
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ class _Connection(aiosqlite.Connection):
     """An aiosqlite connection that runs whole units of work, one thread hop each."""
 
     async def unit(self, work: Callable[[SqliteSession], T]) -> T:
-        result: T = await self._execute(self._run, work)
+        result: T = await self._execute(self._run, work)  # type: ignore[no-untyped-call]
         return result
 
     def _run(self, work: Callable[[SqliteSession], T]) -> T:
@@ -238,6 +241,7 @@ class SqliteEngine:
         while self._waiting:
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
             assert self._writer is not None
+            outcomes: Sequence[Written | Exception]
             try:
                 outcomes = await self._writer.unit(lambda session, group=group: self._commit(session, group))  # type: ignore[misc]
             except Exception as error:  # noqa: BLE001 - every waiting caller must hear of it
@@ -270,12 +274,12 @@ class SqliteEngine:
 
     def _carry_out(self, session: SqliteSession, waiting: _Waiting) -> Written | MemoryMCPError:
         command = waiting.command
-        if waiting.replayed and session.one("SELECT 1 FROM ledger WHERE write_id = $1", command.write_id):
-            return Written({"already_applied": True})
+        if waiting.replayed and (known := queries.written(session, command.write_id)):
+            return Written(result_of(known), known)
         transaction = Transaction(session, command, self._recipe, self._index)
         session.run("SAVEPOINT command")
         try:
-            result = OPERATIONS[command.operation](transaction, command.payload)
+            result = _HANDLERS[command.operation](transaction, command.payload)
         except MemoryMCPError as error:
             _undo_savepoint(session)
             return error
@@ -285,7 +289,7 @@ class SqliteEngine:
             return InternalError(f"{command.operation} broke a rule of the schema: {error}")
         except sqlite.Error:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - a defect in one command must not take down those that share its group
             _undo_savepoint(session)
             _log.exception("command %s failed", command.operation)
             return InternalError(f"{command.operation} failed because of a defect")

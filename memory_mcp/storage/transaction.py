@@ -44,9 +44,6 @@ class Index(Protocol):
     def remove(self, session: Session, unit_id: int) -> None: ...
 
 
-EMBEDDED_KINDS = frozenset({"task", "lesson"})
-
-
 class Transaction:
     """One command being carried out: its session, and the ledger entries it has appended so far."""
 
@@ -114,8 +111,13 @@ class Transaction:
         self.entries.append(entry)
         return entry
 
-    def put_unit(self, kind: str, subject_id: str, episode_id: str, text: str, step_number: int = 0) -> None:
-        """Make a text findable, in place of an earlier text of the same subject."""
+    def put_unit(
+        self, kind: str, subject_id: str, episode_id: str, text: str, *, step_number: int = 0, embed: bool = False
+    ) -> None:
+        """Make a text findable by its words, in place of an earlier text of the same subject.
+
+        With `embed` the text is kept, for the follower that makes it findable by meaning.
+        """
         self.remove_unit(kind, subject_id, step_number)
         row = self.session.one(
             "INSERT INTO units (ns_hash, kind, subject_id, episode_id, step_number, recipe, embed, text)"
@@ -126,8 +128,8 @@ class Transaction:
             episode_id,
             step_number,
             self.recipe.version,
-            int(kind in EMBEDDED_KINDS),
-            text if kind in EMBEDDED_KINDS else "",
+            int(embed),
+            text if embed else "",
         )
         assert row is not None
         self._index.put(self.session, row[0], self.recipe.terms(text))

@@ -153,6 +153,8 @@ CREATE TABLE pattern_sources (
     pattern_id TEXT NOT NULL,
     episode_id TEXT NOT NULL,
     success INTEGER NOT NULL,
+    tried INTEGER NOT NULL,
+    resolved INTEGER NOT NULL,
     steps TEXT NOT NULL,
     at BIGINT NOT NULL,
     PRIMARY KEY (ns_hash, pattern_id, episode_id)

@@ -1,0 +1,106 @@
+"""The commands. Each one parses its arguments, calls a service, and prints."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from memory_mcp import __version__
+from memory_mcp.errors import MemoryMCPError
+from memory_mcp.settings import PREFIX, Settings, load_settings
+
+app = typer.Typer(
+    name="memory-mcp",
+    help="Memory for AI agents that learns from outcomes, as an MCP server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+errors = Console(stderr=True, highlight=False)
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Directory of the data.", envvar=f"{PREFIX}DATA_DIR", show_envvar=True)
+]
+Namespace = Annotated[str | None, typer.Option("--namespace", help="Namespace to work in.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"memory-mcp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Memory for AI agents that learns from outcomes, as an MCP server."""
+
+
+@app.command()
+def serve(
+    data_dir: DataDir = None,
+    namespace: Namespace = None,
+    actor: Annotated[str | None, typer.Option("--actor", help="Who writes, as noted in the ledger.")] = None,
+    embedder: Annotated[str | None, typer.Option("--embedder", help="minilm, sentence-transformers or none.")] = None,
+    embedding_model: Annotated[
+        str | None, typer.Option("--embedding-model", help="Name or path of a sentence-transformers model.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")] = None,
+    fast_start: Annotated[
+        bool | None, typer.Option("--fast-start/--no-fast-start", help="Answer the handshake before all is loaded.")
+    ] = None,
+) -> None:
+    """Serve MCP over stdin and stdout, until stdin ends."""
+    from memory_mcp.server.frontend import run
+
+    given: dict[str, Any] = {
+        "data_dir": data_dir,
+        "namespace": namespace,
+        "actor": actor,
+        "embedder": embedder,
+        "embedding_model": embedding_model,
+        "log_level": log_level,
+        "fast_start": fast_start,
+    }
+    run({name: value for name, value in given.items() if value is not None})
+
+
+@app.command("import")
+def import_(
+    format_name: Annotated[str, typer.Argument(metavar="FORMAT", help="jsonl, tau-bench, tau2-bench or claude-code.")],
+    file: Annotated[Path, typer.Argument(help="The file to read.")],
+    data_dir: DataDir = None,
+    namespace: Namespace = None,
+) -> None:
+    """Bring in episodes from a file and learn from them. What is there already is left as it is."""
+    from memory_mcp.cli.importing import run_import
+
+    settings = _settings(data_dir=data_dir, namespace=namespace)
+    try:
+        failed = asyncio.run(run_import(settings, format_name, file))
+    except MemoryMCPError as error:
+        raise _stop(error) from None
+    if failed:
+        raise typer.Exit(1)
+
+
+def _settings(**flags: Any) -> Settings:
+    try:
+        return load_settings(**flags)
+    except MemoryMCPError as error:
+        raise _stop(error, 2) from None
+
+
+def _stop(error: MemoryMCPError, code: int = 1) -> typer.Exit:
+    """An error as one sentence with its hint."""
+    errors.print(f"[red]{error.code}[/red]: {error.message}" + (f" [dim]{error.hint}[/dim]" if error.hint else ""))
+    return typer.Exit(code)

@@ -1,0 +1,146 @@
+"""The learning follower: turns every completed episode into reward, reflection, evidence and credit, exactly once.
+
+Its effects and its cursor are one transaction. It may be killed anywhere and run in several processes at once: what
+was not committed is done again, and of two that did the same only the first leaves anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+
+from memory_mcp.clock import Clock, IdFactory
+from memory_mcp.learning.credit import settle
+from memory_mcp.learning.history import History
+from memory_mcp.learning.mining import mine
+from memory_mcp.learning.reflection import reflect
+from memory_mcp.learning.reward import reward
+from memory_mcp.records.base import Json
+from memory_mcp.records.episode import Episode, episode_from
+from memory_mcp.records.ledger import Command, LedgerEntry
+from memory_mcp.storage import queries
+from memory_mcp.storage.learned import LEARNING, CursorMovedError
+from memory_mcp.storage.session import Session
+from memory_mcp.storage.store import Store
+
+_log = logging.getLogger(__name__)
+
+_BATCH = 32
+
+
+class Learner:
+    """Learns from completed episodes in the order of the ledger."""
+
+    name = LEARNING
+
+    def __init__(self, store: Store, clock: Clock, ids: IdFactory) -> None:
+        self.learned = 0
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._working = asyncio.Lock()
+
+    async def step(self) -> bool:
+        """Learn from some of the episodes that are waiting; True when there are more."""
+        async with self._working:
+            cursor, waiting = await self._store.read(_waiting)
+            for entry in waiting:
+                try:
+                    await self._learn(entry, cursor)
+                except CursorMovedError:
+                    _log.debug("another process has learned from %s", entry.subject_id)
+                    return True
+                cursor = entry.position
+                self.learned += 1
+            return len(waiting) == _BATCH
+
+    async def catch_up(self, position: int) -> None:
+        """Learn from everything up to a ledger position.
+
+        Raises:
+            StorageUnavailableError: the store is out of order; learning goes on when it is back.
+        """
+        while await self._store.read(lambda session: queries.cursor(session, LEARNING)) < position:
+            await self.step()
+
+    async def _learn(self, entry: LedgerEntry, cursor: int) -> None:
+        def load(session: Session) -> tuple[Json | None, History]:
+            return queries.episode(session, entry.namespace, entry.subject_id), History.load(session, entry.namespace)
+
+        found, history = await self._store.read(load)
+        move = {"name": LEARNING, "from": cursor, "to": entry.position}
+        if found is None:
+            # forgotten since: there is nothing to learn from any more
+            await self._store.write_derived(self._command("cursor.move", entry, {"cursor": move}))
+            return
+        payload = {**learn(episode_from(found), history), "cursor": move}
+        await self._store.write_derived(self._command("episode.learn", entry, payload))
+
+    def _command(self, operation: str, entry: LedgerEntry, payload: Json) -> Command:
+        return Command(
+            operation=operation,
+            namespace=entry.namespace,
+            payload=payload,
+            write_id=self._ids.new(),
+            at=self._clock.now(),
+            actor=LEARNING,
+        )
+
+
+def learn(episode: Episode, history: History) -> Json:
+    """Everything that a completed episode teaches, as the payload of `episode.learn`. Pure."""
+    assert episode.outcome is not None
+    usual = history.usual(episode.domain, episode.task_type)
+    receipts, credits = settle(episode)
+    mined = mine(episode)
+    seconds = episode.duration_seconds
+    return {
+        "episode_id": episode.episode_id,
+        "success": episode.outcome.succeeded,
+        "reward": reward(episode, usual, memory_used=any(receipt["used"] for receipt in receipts)),
+        "reflection": reflect(episode, usual, history),
+        "stats": {
+            "steps": len(episode.steps),
+            "log_steps": math.log(max(1, len(episode.steps))),
+            "log_seconds": math.log(seconds) if seconds else None,
+        },
+        "tools": _tools(episode),
+        "contributions": [
+            {
+                "pattern_id": pattern_id,
+                "kind": seen.kind,
+                "group_id": seen.group_id,
+                "body": seen.body,
+                "tried": seen.tried,
+                "resolved": seen.resolved,
+                "steps": seen.steps,
+            }
+            for pattern_id, seen in mined.contributions.items()
+        ],
+        "groups": [
+            {"group_id": group_id, "tried": tried, "resolved": resolved}
+            for group_id, (tried, resolved) in mined.groups.items()
+        ],
+        "credits": credits,
+        "receipts": receipts,
+    }
+
+
+def _waiting(session: Session) -> tuple[int, list[LedgerEntry]]:
+    cursor = queries.cursor(session, LEARNING)
+    return cursor, queries.ledger(session, cursor, _BATCH, "episode.completed")
+
+
+def _tools(episode: Episode) -> list[Json]:
+    totals: dict[str, Json] = {}
+    for step in episode.steps:
+        total = totals.setdefault(
+            step.tool, {"tool": step.tool, "calls": 0, "errors": 0, "timed": 0, "latency_ms_sum": 0.0}
+        )
+        total["calls"] += 1
+        total["errors"] += not step.result.ok
+        if step.latency_ms is not None:
+            total["timed"] += 1
+            total["latency_ms_sum"] += step.latency_ms
+    return list(totals.values())

@@ -1,0 +1,171 @@
+"""Playbooks: the steps that led earlier tasks of this kind to success, with the evidence for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from memory_mcp.learning.evidence import beta_interval
+from memory_mcp.learning.mining import choice
+from memory_mcp.learning.patterns import Pattern, describe_choice
+from memory_mcp.learning.reflection import first_line
+from memory_mcp.records.base import Json, dumps
+from memory_mcp.records.episode import Episode, Step
+
+# how much more a close precedent counts than a distant one
+SHARPNESS = 4
+MAX_STEPS = 12
+_PRIOR_STRENGTH = 2.0
+
+
+@dataclass(slots=True)
+class Near:
+    """An earlier episode like this one, with its relevance in 0..1."""
+
+    episode: Episode
+    relevance: float
+    plan: list[Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.plan = effective(self.episode.steps)
+
+    @property
+    def succeeded(self) -> bool:
+        return self.episode.outcome is not None and self.episode.outcome.succeeded is True
+
+    @property
+    def failed(self) -> bool:
+        return self.episode.outcome is not None and self.episode.outcome.succeeded is False
+
+    @property
+    def choices(self) -> list[Json]:
+        return [choice(step) for step in self.plan]
+
+
+def effective(steps: Sequence[Step]) -> list[Step]:
+    """The steps of an episode that led somewhere.
+
+    Failed steps are left out, and so is a step that was taken back: behind it came an error, and behind that the same
+    tool worked with other arguments.
+    """
+    kept: list[Step] = []
+    for at, step in enumerate(steps):
+        if not step.result.ok:
+            continue
+        error_seen = False
+        taken_back = False
+        for later in steps[at + 1 :]:
+            error_seen = error_seen or not later.result.ok
+            if error_seen and later.result.ok and later.tool == step.tool:
+                taken_back = True
+                break
+        if taken_back or (kept and choice(kept[-1]) == choice(step) and kept[-1].action == step.action):
+            continue
+        kept.append(step)
+    return kept
+
+
+def choose(near: Sequence[Near]) -> Near | None:
+    """The precedent to follow: of the plan that the closest successes agree on, the closest one."""
+    votes: dict[str, float] = {}
+    for precedent in near:
+        if precedent.succeeded and precedent.plan:
+            votes[dumps(precedent.choices)] = votes.get(dumps(precedent.choices), 0.0) + precedent.relevance**SHARPNESS
+    if not votes:
+        return None
+    best = max(votes, key=lambda plan: votes[plan])
+    agreeing = [precedent for precedent in near if precedent.succeeded and dumps(precedent.choices) == best]
+    return max(agreeing, key=lambda precedent: precedent.relevance)
+
+
+def write(near: Sequence[Near], pitfalls: Sequence[Pattern], base_rate: float | None, max_steps: int) -> Json | None:
+    """A playbook from the episodes nearest to a task, or None when none of them succeeded."""
+    chosen = choose(near)
+    if chosen is None:
+        return None
+    plan = chosen.plan[: min(max_steps, MAX_STEPS)]
+    followers = [precedent for precedent in near if _contains(precedent.choices, [choice(step) for step in plan])]
+    successes = sum(precedent.succeeded for precedent in followers)
+    failures = sum(precedent.failed for precedent in followers)
+    prior = 0.5 if base_rate is None else base_rate
+    mean, low, high = beta_interval(successes, failures, prior, _PRIOR_STRENGTH)
+    failed = [precedent for precedent in near if precedent.failed]
+    succeeded = [precedent for precedent in near if precedent.succeeded]
+    return {
+        "steps": [_step(order, step, succeeded, failed) for order, step in enumerate(plan, 1)],
+        "left_out": len(chosen.plan) - len(plan),
+        "why": f"led to success in {successes} of {successes + failures} similar episodes that went this way",
+        "evidence": {
+            "successes": successes,
+            "failures": failures,
+            "success_rate": round(mean, 3),
+            "interval": [round(low, 3), round(high, 3)],
+            "base_rate": None if base_rate is None else round(base_rate, 3),
+            "episodes": [precedent.episode.episode_id for precedent in followers][:5],
+        },
+        "when_to_apply": _when(chosen.episode),
+        "when_not_to_apply": [_failure(precedent) for precedent in failed[:2]],
+        "pitfalls": [pitfall(pattern) for pattern in pitfalls],
+        "source": chosen.episode.episode_id,
+    }
+
+
+def advice(playbook: Json) -> Json:
+    """What a receipt keeps of a playbook: the plan, so that its use can be recognised."""
+    return {
+        "plan": [{name: step[name] for name in ("tool", "parameters") if name in step} for step in playbook["steps"]]
+    }
+
+
+def pitfall(pattern: Pattern) -> Json:
+    """A pitfall with what it costs."""
+    evidence = pattern.evidence
+    return {
+        "pattern_id": pattern.pattern_id,
+        "text": pattern.text,
+        "success_rate": round(evidence.posterior_mean, 3),
+        "base_rate": round(evidence.base_rate, 3),
+        "episodes": evidence.support,
+        "verdict": evidence.verdict,
+    }
+
+
+def _step(order: int, step: Step, succeeded: Sequence[Near], failed: Sequence[Near]) -> Json:
+    chosen = choice(step)
+    with_it = sum(any(other == chosen for other in precedent.choices) for precedent in succeeded)
+    failed_with_it = sum(any(other == chosen for other in precedent.choices) for precedent in failed)
+    written: Json = {"order": order, **chosen}
+    purpose = first_line(step.action)
+    if purpose and purpose != step.tool:
+        written["purpose"] = purpose
+    expected = first_line(step.result.output, 120)
+    if expected:
+        written["expect"] = expected
+    written["evidence"] = f"in {with_it} of {len(succeeded)} similar successes"
+    if failed:
+        written["evidence"] += f", {failed_with_it} of {len(failed)} similar failures"
+    return written
+
+
+def _contains(choices: list[Json], plan: list[Json]) -> bool:
+    """Whether the plan occurs in the choices in its order."""
+    rest = iter(choices)
+    return all(any(other == step for other in rest) for step in plan)
+
+
+def _when(episode: Episode) -> str:
+    context = episode.context
+    parts = [f"domain {episode.domain}" if episode.domain else "", context.language, context.framework]
+    where = ", ".join(part for part in parts if part)
+    task = first_line(episode.task_description, 120)
+    return f"tasks like “{task}”" + (f" ({where})" if where else "")
+
+
+def _failure(precedent: Near) -> Json:
+    episode = precedent.episode
+    errors = [step for step in episode.steps if not step.result.ok]
+    reason = first_line(episode.outcome.reason, 120) if episode.outcome else ""
+    if errors:
+        last = errors[-1]
+        reason = reason or f"{describe_choice(choice(last))} failed: {first_line(last.result.observation, 100)}"
+    return {"episode_id": episode.episode_id, "reason": reason or "failed without an error"}

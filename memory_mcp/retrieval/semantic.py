@@ -1,0 +1,158 @@
+"""Meaning: the embedding model of this process, the follower that embeds new units, and the index over them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from memory_mcp.clock import Clock, IdFactory
+from memory_mcp.errors import EmbedderError
+from memory_mcp.records.ledger import DEFAULT_NAMESPACE, Command
+from memory_mcp.retrieval.embedders.base import Embedder
+from memory_mcp.retrieval.vectors import VectorIndex, pack
+from memory_mcp.storage import queries
+from memory_mcp.storage.learned import EMBEDDING, CursorMovedError
+from memory_mcp.storage.session import Session
+from memory_mcp.storage.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+State = Literal["loading", "ready", "off", "failed"]
+
+_log = logging.getLogger(__name__)
+
+_BATCH = 32
+_QUERIES_KEPT = 256
+
+
+class Semantic:
+    """The semantic leg. While it loads, fails or is off, searches go on with words alone and say so.
+
+    Args:
+        factory: makes the embedder; called on a thread, None means that there is none.
+    """
+
+    name = "embedding"
+
+    def __init__(self, store: Store, clock: Clock, ids: IdFactory, factory: Callable[[], Embedder | None]) -> None:
+        self.state: State = "loading"
+        self.error = ""
+        self.embedder: Embedder | None = None
+        self.index: VectorIndex | None = None
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._factory = factory
+        self._loaded = asyncio.Event()
+        self._loading: asyncio.Task[None] | None = None
+        self._queries: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+
+    def start(self) -> None:
+        """Load the model behind everything else."""
+        self._loading = asyncio.create_task(self._load(), name="load-embedder")
+
+    async def stop(self) -> None:
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+
+    async def loaded(self, timeout: float) -> bool:  # noqa: ASYNC109 - a bound on a wait, not a cancellation
+        """Whether the model is ready, waiting for it a bounded time."""
+        try:
+            await asyncio.wait_for(self._loaded.wait(), timeout)
+        except TimeoutError:
+            return False
+        return self.state == "ready"
+
+    async def query_vector(self, text: str) -> NDArray[np.float32] | None:
+        """The unit vector of a question, or None when there is no model to make it."""
+        if self.embedder is None:
+            return None
+        known = self._queries.get(text)
+        if known is None:
+            try:
+                known = (await asyncio.to_thread(self.embedder.embed, [text]))[0]
+            except EmbedderError as error:
+                self._fail(error)
+                return None
+            self._queries[text] = known
+            if len(self._queries) > _QUERIES_KEPT:
+                self._queries.popitem(last=False)
+        return known
+
+    async def refresh(self) -> None:
+        """Take over vectors that any process has stored."""
+        index = self.index
+        while index is not None:
+            rows = await self._store.read(index.refresh)
+            if not index.extend(rows):
+                return
+
+    async def step(self) -> bool:
+        """Embed some of the units that have no vector of this model yet."""
+        if self.embedder is None and not await self.loaded(timeout=60.0):
+            return False
+        embedder = self.embedder
+        if embedder is None:
+            return False
+        name = f"{EMBEDDING}:{embedder.model_id}"
+
+        def next_units(session: Session) -> tuple[int, list[tuple[int, int, str]]]:
+            cursor = queries.cursor(session, name)
+            rows = session.all(
+                "SELECT unit_id, ns_hash, text FROM units WHERE embed = 1 AND unit_id > $1 ORDER BY unit_id LIMIT $2",
+                cursor,
+                _BATCH,
+            )
+            return cursor, [(row[0], row[1], row[2]) for row in rows]
+
+        cursor, units = await self._store.read(next_units)
+        if units:
+            try:
+                vectors = await asyncio.to_thread(embedder.embed, [text for _, _, text in units])
+            except EmbedderError as error:
+                self._fail(error)
+                return False
+            rows = [(unit_id, ns_hash, pack(row)) for (unit_id, ns_hash, _), row in zip(units, vectors, strict=True)]
+            command = Command(
+                operation="vectors.put",
+                namespace=DEFAULT_NAMESPACE,
+                payload={
+                    "model_id": embedder.model_id,
+                    "vectors": rows,
+                    "cursor": {"name": name, "from": cursor, "to": units[-1][0]},
+                },
+                write_id=self._ids.new(),
+                at=self._clock.now(),
+            )
+            try:
+                await self._store.write_derived(command)
+            except CursorMovedError:
+                _log.debug("another process has embedded these units")
+        await self.refresh()
+        return len(units) == _BATCH
+
+    async def _load(self) -> None:
+        try:
+            embedder = await asyncio.to_thread(self._factory)
+            if embedder is None:
+                self.state = "off"
+                return
+            self.index = VectorIndex(embedder.model_id, embedder.dimensions)
+            self.embedder = embedder
+            self.state = "ready"
+        except EmbedderError as error:
+            self._fail(error)
+        finally:
+            self._loaded.set()
+
+    def _fail(self, error: EmbedderError) -> None:
+        self.state = "failed"
+        self.error = error.message
+        self.embedder = None
+        _log.error("searching by words alone: %s", error)

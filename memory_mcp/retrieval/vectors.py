@@ -1,0 +1,110 @@
+"""The semantic leg: exact search over the vectors of units, kept by every process and renewed from the store.
+
+Half-precision vectors live in the store; here they are single precision, because numpy multiplies those ten times
+faster. A search over 20,000 of them takes half a millisecond.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from memory_mcp.storage.session import Session
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_BATCH = 2_000
+
+
+def pack(vector: NDArray[np.float32]) -> bytes:
+    """A vector as half-precision bytes."""
+    return bytes(vector.astype("<f2").tobytes())
+
+
+class VectorIndex:
+    """Vectors of one embedding model. Rows are appended, never moved; a row whose unit is gone is masked."""
+
+    def __init__(self, model_id: str, dimensions: int) -> None:
+        import numpy as np
+
+        self.model_id = model_id
+        self.dimensions = dimensions
+        self.last_unit = 0
+        self.units: list[tuple[int, str, str]] = []  # (unit_id, kind, episode_id)
+        self.rows_of: dict[str, list[int]] = {}  # episode_id -> rows
+        self._matrix: NDArray[np.float32] = np.empty((0, dimensions), np.float32)
+        self._namespaces: NDArray[np.int64] = np.empty(0, np.int64)
+        self._alive: NDArray[np.bool_] = np.empty(0, np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def refresh(self, session: Session) -> list[Any]:
+        """New rows of the store, to be handed to `extend` on the thread that searches."""
+        return session.all(
+            "SELECT v.unit_id, u.kind, u.episode_id, v.ns_hash, v.vector FROM vectors v"
+            " JOIN units u ON u.unit_id = v.unit_id WHERE v.unit_id > $1 AND v.model_id = $2"
+            " ORDER BY v.unit_id LIMIT $3",
+            self.last_unit,
+            self.model_id,
+            _BATCH,
+        )
+
+    def extend(self, rows: list[Any]) -> bool:
+        """Take rows that `refresh` found; True when there may be more."""
+        import numpy as np
+
+        rows = [row for row in rows if row[0] > self.last_unit]
+        if not rows:
+            return False
+        count = len(self.units)
+        needed = count + len(rows)
+        if needed > len(self._matrix):
+            capacity = max(needed, 2 * len(self._matrix), 1024)
+            self._matrix = _grown(self._matrix, (capacity, self.dimensions))
+            self._namespaces = _grown(self._namespaces, (capacity,))
+            self._alive = _grown(self._alive, (capacity,))
+        block = np.frombuffer(b"".join(row[4] for row in rows), "<f2").reshape(len(rows), self.dimensions)
+        self._matrix[count:needed] = block
+        self._namespaces[count:needed] = [row[3] for row in rows]
+        self._alive[count:needed] = True
+        for offset, (unit_id, kind, episode_id, _, _) in enumerate(rows):
+            for earlier in self.rows_of.setdefault(episode_id, []):
+                # a unit that replaces another one of its episode
+                if self.units[earlier][1] == kind:
+                    self._alive[earlier] = False
+            self.units.append((unit_id, kind, episode_id))
+            self.rows_of[episode_id].append(count + offset)
+        self.last_unit = rows[-1][0]
+        return len(rows) == _BATCH
+
+    def similarities(self, query: NDArray[np.float32], ns_hash: int) -> NDArray[np.float32]:
+        """Cosine similarity of every row to a unit vector; -1 for rows of other namespaces and dead rows."""
+        import numpy as np
+
+        count = len(self.units)
+        scores = self._matrix[:count] @ query
+        hidden = (self._namespaces[:count] != ns_hash) | ~self._alive[:count]
+        result: NDArray[np.float32] = np.where(hidden, np.float32(-1.0), scores)
+        return result
+
+
+def best_rows(scores: NDArray[np.float32], limit: int) -> list[int]:
+    """Indices of the greatest scores, best first; hidden rows are left out."""
+    import numpy as np
+
+    if not len(scores):
+        return []
+    limit = min(limit, len(scores))
+    top = np.argpartition(-scores, limit - 1)[:limit]
+    ordered = top[np.argsort(-scores[top], kind="stable")]
+    return [int(row) for row in ordered if scores[row] > -1.0]
+
+
+def _grown(array: Any, shape: tuple[int, ...]) -> Any:
+    import numpy as np
+
+    grown = np.zeros(shape, array.dtype)
+    grown[: len(array)] = array
+    return grown

@@ -1,0 +1,188 @@
+"""Health from real probes, and metrics from real counters."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+from memory_mcp import __version__
+from memory_mcp.errors import CacheUnavailableError, MemoryMCPError, StorageUnavailableError
+from memory_mcp.learning.follower import Learner
+from memory_mcp.metrics import Metrics
+from memory_mcp.records.base import Json
+from memory_mcp.retrieval.semantic import Semantic
+from memory_mcp.storage import pattern_queries, queries
+from memory_mcp.storage.followers import Upkeep
+from memory_mcp.storage.learned import LEARNING
+from memory_mcp.storage.session import Session
+from memory_mcp.storage.store import Store
+
+Status = Literal["healthy", "degraded", "unhealthy"]
+METRIC_TYPES = ("all", "episodes", "patterns", "performance", "storage")
+
+# a follower this far behind for a moment is at work, not ill
+_LAG_TOLERATED = 100
+
+
+class StatusService:
+    """`health_check` and `get_metrics` of one process."""
+
+    def __init__(
+        self,
+        store: Store,
+        semantic: Semantic,
+        learner: Learner,
+        upkeep: Upkeep,
+        metrics: Metrics,
+        data_dir: Path,
+    ) -> None:
+        self._store = store
+        self._semantic = semantic
+        self._learner = learner
+        self._upkeep = upkeep
+        self._metrics = metrics
+        self._data_dir = data_dir
+
+    async def health(self) -> Json:
+        """`{overall, primary_storage, cache_storage, journal, memory_system}`; probes every part now."""
+        primary, head = await self._primary()
+        cache = self._cache(head)
+        journal = self._journal()
+        system = await self._system(primary["status"])
+        parts: list[Status] = [part["status"] for part in (primary, cache, journal, system)]
+        overall: Status = "healthy" if all(part == "healthy" for part in parts) else "degraded"
+        if primary["status"] == "unhealthy" and "unhealthy" in (cache["status"], journal["status"]):
+            overall = "unhealthy"
+        return {
+            "overall": overall,
+            "version": __version__,
+            "primary_storage": primary,
+            "cache_storage": cache,
+            "journal": journal,
+            "memory_system": system,
+        }
+
+    async def metrics(self, namespace: str, metric_type: str = "all") -> Json:
+        """`{episodes, patterns, performance, storage}`, or the one that is asked for.
+
+        Raises:
+            StorageUnavailableError: the store is out of order and its numbers were asked for.
+        """
+        wanted = METRIC_TYPES[1:] if metric_type == "all" else (metric_type,)
+        answer: Json = {}
+        if "episodes" in wanted:
+            answer["episodes"] = await self._store.read(lambda session: queries.counts(session, namespace))
+            effect = await self._store.read(lambda session: pattern_queries.memory_effect(session, namespace))
+            answer["episodes"]["memory"] = effect
+        if "patterns" in wanted:
+            answer["patterns"] = await self._store.read(lambda session: _pattern_numbers(session, namespace))
+        if "performance" in wanted:
+            answer["performance"] = self._performance()
+        if "storage" in wanted:
+            answer["storage"] = self._storage()
+        return answer
+
+    async def _primary(self) -> tuple[Json, int | None]:
+        breaker = self._store.store_breaker
+        started = time.perf_counter()
+        head: int | None = None
+        try:
+            head = await self._store.read(queries.head_position)
+            status: Status = "healthy"
+        except MemoryMCPError as error:
+            status = "unhealthy"
+            return {"status": status, "breaker": breaker.state, "error": error.message}, None
+        return {
+            "status": status,
+            "engine": self._store.engine.name,
+            "breaker": breaker.state,
+            "probe_ms": round(1000 * (time.perf_counter() - started), 3),
+            "ledger_position": head,
+        }, head
+
+    def _cache(self, head: int | None) -> Json:
+        breaker = self._store.cache_breaker
+        applied = self._store.from_cache(self._store.cache.applied)
+        if applied is None:
+            return {"status": "unhealthy", "breaker": breaker.state, "error": breaker.last_error}
+        answer: Json = {"status": "healthy", "breaker": breaker.state, "ledger_position": applied}
+        if head is not None:
+            answer["lag"] = max(0, head - applied)
+            if answer["lag"] > _LAG_TOLERATED:
+                answer["status"] = "degraded"
+        return answer
+
+    def _journal(self) -> Json:
+        if self._store.journal_error:
+            return {"status": "unhealthy", "error": self._store.journal_error}
+        try:
+            pending = self._store.pending()
+        except StorageUnavailableError as error:
+            return {"status": "unhealthy", "error": error.message}
+        return {"status": "degraded" if pending else "healthy", "pending_writes": pending}
+
+    async def _system(self, store_status: Status) -> Json:
+        status: Status = "healthy"
+        answer: Json = {
+            "semantic_search": self._semantic.state,
+            "uptime_seconds": round(self._metrics.uptime_seconds, 1),
+        }
+        if self._semantic.state == "failed":
+            status = "degraded"
+            answer["semantic_error"] = self._semantic.error
+        if self._semantic.embedder is not None:
+            answer["model"] = self._semantic.embedder.model_id
+        if self._upkeep.failures:
+            answer["background_failures"] = self._upkeep.last_errors
+        if store_status == "healthy":
+            answer["learning_lag"] = await self._store.read(_learning_lag)
+            if answer["learning_lag"] > _LAG_TOLERATED:
+                status = "degraded"
+        return {"status": status, **answer}
+
+    def _performance(self) -> Json:
+        import psutil
+
+        return {
+            "latency": {name: histogram.summary() for name, histogram in sorted(self._metrics.latencies.items())},
+            "counters": dict(sorted(self._metrics.counters.items())),
+            "writes": dict(self._store.writes),
+            "cache": {"hits": self._store.cache.hits, "misses": self._store.cache.misses},
+            "learned": self._learner.learned,
+            "uptime_seconds": round(self._metrics.uptime_seconds, 1),
+            "resident_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
+            "process_id": os.getpid(),
+        }
+
+    def _storage(self) -> Json:
+        files = {path.name: path.stat().st_size for path in sorted(self._data_dir.glob("memory.db*")) if path.is_file()}
+        answer: Json = {
+            "bytes": files,
+            "breakers": {
+                breaker.name: {"state": breaker.state, "failures": breaker.failures, "transitions": breaker.transitions}
+                for breaker in (self._store.store_breaker, self._store.cache_breaker)
+            },
+        }
+        try:
+            answer["cache"] = {**self._store.cache.size(), "rebuilds": self._store.cache.rebuilds}
+        except CacheUnavailableError as error:
+            answer["cache"] = {"error": error.message}
+        return answer
+
+
+def _learning_lag(session: Session) -> int:
+    cursor = queries.cursor(session, LEARNING)
+    return len(queries.ledger(session, cursor, 10 * _LAG_TOLERATED, "episode.completed"))
+
+
+def _pattern_numbers(session: Session, namespace: str) -> Json:
+    rows = pattern_queries.pattern_counts(session, namespace)
+    kinds: dict[str, set[str]] = {}
+    for pattern_id, kind, *_ in rows:
+        kinds.setdefault(kind, set()).add(pattern_id)
+    return {
+        "total": sum(len(ids) for ids in kinds.values()),
+        "by_kind": {kind: len(ids) for kind, ids in kinds.items()},
+    }

@@ -1,0 +1,125 @@
+"""Settings: flags, then environment (`MEMORY_MCP_…`), then the configuration file, then these defaults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from memory_mcp.errors import SettingsError
+
+APPLICATION = "memory-mcp"
+PREFIX = "MEMORY_MCP_"
+
+
+def default_data_dir() -> Path:
+    """The platform's place for a user's data."""
+    return Path(platformdirs.user_data_dir(APPLICATION, appauthor=False))
+
+
+def default_cache_dir() -> Path:
+    """The platform's place for what can be made again."""
+    return Path(platformdirs.user_cache_dir(APPLICATION, appauthor=False))
+
+
+class Settings(BaseSettings):
+    """All settings of a process; `docs/settings.md` is made from these fields."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    data_dir: Path = Field(default_factory=default_data_dir, description="Directory of database, cache and logs.")
+    cache_dir: Path = Field(
+        default_factory=default_cache_dir,
+        description="Directory of what can be made again, such as the start-up cache.",
+    )
+    namespace: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        default="default", description="Namespace of calls that name none; namespaces do not see each other."
+    )
+    actor: Annotated[str, Field(max_length=200)] = Field(
+        default="", description="Who writes, as noted in the ledger, for calls that do not say."
+    )
+    embedder: Literal["minilm", "sentence-transformers", "none"] = Field(
+        default="minilm",
+        description="What makes texts comparable by meaning: the built-in model, any local sentence-transformers model"
+        " (extra `memory-mcp[sentence-transformers]`), or nothing (words alone).",
+    )
+    embedding_model: str = Field(default="", description="Name or path of the sentence-transformers model.")
+    token_budget: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=2_000,
+        description="Tokens that an answer of a reading tool may take if the call names none; 0: no limit.",
+    )
+    guidance_tokens: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=800, description="Tokens that the guidance in the answer of create_episode may take."
+    )
+    fast_start: bool = Field(
+        default=True, description="Answer the handshake from a cached copy while the rest is being loaded."
+    )
+    lock_seconds: Annotated[float, Field(gt=0, le=600)] = Field(
+        default=5.0, description="How long a write waits for its turn between processes before SQLite decides."
+    )
+    busy_seconds: Annotated[float, Field(gt=0, le=600)] = Field(
+        default=5.0, description="How long SQLite waits for a lock before the call counts as failed."
+    )
+    retry_attempts: Annotated[int, Field(ge=1, le=20)] = Field(
+        default=3, description="Calls of the store, with growing pauses, before they count as one failure."
+    )
+    breaker_failures: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=5, description="Failures in a row that open a circuit breaker."
+    )
+    breaker_reset_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=30.0, description="How long a circuit breaker stays open before a trial."
+    )
+    sync_seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        default=300.0, description="How often the cache is compared with the ledger even if nothing seems to happen."
+    )
+    poll_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        default=0.25, description="How often a process looks for writes of other processes."
+    )
+    cache_entries: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=4_096, description="Decoded values of the cache that a process keeps."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="WARNING", description="Least level of what is logged to stderr and to the log file."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get(f"{PREFIX}CONFIG")
+        sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, Path(file))) if file else sources
+
+
+def load_settings(**flags: Any) -> Settings:
+    """The settings of this process; flags that are None are left to the other sources.
+
+    Raises:
+        SettingsError: a value cannot be used, or the file named by MEMORY_MCP_CONFIG cannot be read.
+    """
+    file = os.environ.get(f"{PREFIX}CONFIG")
+    if file and not Path(file).is_file():
+        raise SettingsError(f"{PREFIX}CONFIG names {file}, which is not a file")
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
+        )
+        raise SettingsError(problems, hint="See docs/settings.md for names and ranges.") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cannot read {file}: {error}") from error

@@ -1,0 +1,137 @@
+"""Reading what has been learned: counts of patterns, contrast groups, scopes and tools."""
+
+from __future__ import annotations
+
+import json
+
+from memory_mcp.records.base import Json
+from memory_mcp.records.ledger import namespace_hash
+from memory_mcp.storage.session import Row, Session, placeholders
+
+# of a pattern that only one episode shows, no more is known than that episode itself tells; a way out of an error is
+# worth having all the same
+_LOADED = "(s.support >= 2 OR p.kind = 'error_recovery')"
+
+
+def pattern_counts(session: Session, namespace: str) -> list[Row]:
+    """`(pattern_id, kind, group_id, body, first_at, last_at, domain, task_type, successes, failures, tried,
+    resolved)`, one row for each stratum of each pattern."""
+    ns_hash = namespace_hash(namespace)
+    return session.all(
+        "SELECT p.pattern_id, p.kind, p.group_id, p.body, p.first_at, p.last_at,"
+        " c.domain, c.task_type, c.successes, c.failures, c.tried, c.resolved"
+        " FROM patterns p"
+        " JOIN (SELECT pattern_id, sum(successes + failures) AS support FROM pattern_counts WHERE ns_hash = $1"
+        "       GROUP BY pattern_id) s ON s.pattern_id = p.pattern_id"
+        " JOIN pattern_counts c ON c.ns_hash = p.ns_hash AND c.pattern_id = p.pattern_id"
+        f" WHERE p.ns_hash = $1 AND {_LOADED}",
+        ns_hash,
+    )
+
+
+def group_counts(session: Session, namespace: str) -> dict[str, dict[tuple[str, str], tuple[int, int, int, int]]]:
+    """`{group_id: {(domain, task_type): (successes, failures, tried, resolved)}}`."""
+    found: dict[str, dict[tuple[str, str], tuple[int, int, int, int]]] = {}
+    for group_id, domain, task_type, *numbers in session.all(
+        "SELECT group_id, domain, task_type, successes, failures, tried, resolved FROM group_counts WHERE ns_hash = $1",
+        namespace_hash(namespace),
+    ):
+        successes, failures, tried, resolved = numbers
+        found.setdefault(group_id, {})[(domain, task_type)] = (successes, failures, tried, resolved)
+    return found
+
+
+def sources(session: Session, namespace: str, pattern_ids: list[str], limit: int) -> dict[str, list[Json]]:
+    """The newest episodes behind each pattern: `{episode_id, success, tried, resolved, steps}`."""
+    if not pattern_ids:
+        return {}
+    rows = session.all(
+        "SELECT pattern_id, episode_id, success, tried, resolved, steps FROM ("
+        " SELECT pattern_id, episode_id, success, tried, resolved, steps,"
+        "  row_number() OVER (PARTITION BY pattern_id ORDER BY at DESC, episode_id) AS age"
+        f" FROM pattern_sources WHERE ns_hash = $1 AND pattern_id IN ({placeholders(len(pattern_ids), 3)})"
+        ") AS newest WHERE age <= $2 ORDER BY pattern_id, age",
+        namespace_hash(namespace),
+        limit,
+        *pattern_ids,
+    )
+    found: dict[str, list[Json]] = {}
+    for pattern_id, episode_id, success, tried, resolved, steps in rows:
+        found.setdefault(pattern_id, []).append(
+            {
+                "episode_id": episode_id,
+                "success": bool(success),
+                "tried": tried,
+                "resolved": resolved,
+                "steps": json.loads(steps),
+            }
+        )
+    return found
+
+
+def patterns_of_episodes(session: Session, namespace: str, episode_ids: list[str]) -> dict[str, list[str]]:
+    """`{pattern_id: [episode_id]}` for the patterns that some episodes show."""
+    if not episode_ids:
+        return {}
+    found: dict[str, list[str]] = {}
+    for pattern_id, episode_id in session.all(
+        "SELECT pattern_id, episode_id FROM pattern_sources WHERE ns_hash = $1"
+        f" AND episode_id IN ({placeholders(len(episode_ids), 2)})",
+        namespace_hash(namespace),
+        *episode_ids,
+    ):
+        found.setdefault(pattern_id, []).append(episode_id)
+    return found
+
+
+def learned_from(session: Session, namespace: str, episode_id: str) -> list[tuple[str, Json, bool]]:
+    """`(kind, body, resolved)` of every pattern that an episode is evidence for."""
+    rows = session.all(
+        "SELECT p.kind, p.body, s.resolved FROM pattern_sources s"
+        " JOIN patterns p ON p.ns_hash = s.ns_hash AND p.pattern_id = s.pattern_id"
+        " WHERE s.ns_hash = $1 AND s.episode_id = $2 ORDER BY p.kind, p.pattern_id",
+        namespace_hash(namespace),
+        episode_id,
+    )
+    return [(kind, json.loads(body), resolved > 0) for kind, body, resolved in rows]
+
+
+def scopes(session: Session, namespace: str) -> list[Json]:
+    """Running totals of completed episodes by domain and task type."""
+    names = (
+        "domain",
+        "task_type",
+        "episodes",
+        "successes",
+        "failures",
+        "reward_sum",
+        "steps_sum",
+        "log_steps_sum",
+        "timed",
+        "log_seconds_sum",
+    )
+    rows = session.all(
+        f"SELECT {', '.join(names)} FROM scope_stats WHERE ns_hash = $1 ORDER BY domain, task_type",
+        namespace_hash(namespace),
+    )
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def tools(session: Session, namespace: str) -> list[Json]:
+    """Running totals of calls by domain, task type and tool."""
+    names = ("domain", "task_type", "tool", "calls", "errors", "timed", "latency_ms_sum")
+    rows = session.all(
+        f"SELECT {', '.join(names)} FROM tool_stats WHERE ns_hash = $1 ORDER BY domain, task_type, tool",
+        namespace_hash(namespace),
+    )
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def memory_effect(session: Session, namespace: str) -> Json:
+    """Receipts: how often memory was shown and used, and how the episodes ended."""
+    row = session.one(
+        "SELECT count(*), coalesce(sum(used), 0), count(DISTINCT episode_id) FROM receipts WHERE ns_hash = $1",
+        namespace_hash(namespace),
+    )
+    assert row is not None
+    return {"shown": row[0], "used": row[1], "episodes": row[2]}
