@@ -66,6 +66,7 @@ def walk(agent: Agent, answers: Sequence[ToolResult]) -> list[Action | None]:
     return taken
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     budget=st.integers(0, 60),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_mcp.evaluation.workbench.menu import Action, Stage, actions_at, usual
+from memory_mcp.evaluation.workbench.menu import TOOLS, Action, Stage, usual
 from memory_mcp.evaluation.workbench.recipe import (
     RESTART,
     SUBMIT,
@@ -22,7 +22,7 @@ CP850 = usual("decode", encoding="cp850")
 SEMICOLON = usual("parse", delimiter="semicolon")
 NO_FOOTER = usual("drop_footer")
 UNQUOTED = usual("mend_quotes")
-STEPS = [action for stage in (Stage.BYTES, Stage.DECODE, Stage.TEXT, Stage.PARSE) for action in actions_at(stage)]
+STEPS = [action for spec in TOOLS.values() if Stage.BYTES <= spec.stage <= Stage.PARSE for action in spec.actions()]
 step_lists = st.lists(st.sampled_from([*STEPS, usual("convert", null="?"), RESTART]), max_size=10)
 
 

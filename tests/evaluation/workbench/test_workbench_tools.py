@@ -92,16 +92,12 @@ def test_errors_of_conversion_are_the_exceptions_of_the_library(row: str, operat
     assert "row 1, column" in result.output
 
 
-@pytest.mark.parametrize("row", ['Zoë "the cat",1,7,x', 'a,"b "c" d",1,x', "a,b\rc,d"])
+@pytest.mark.parametrize("row", ['a,"b "c" d",1,x', 'a,"b', "a,b\rc,d"])
 def test_errors_of_parsing_are_the_exceptions_of_the_library(row: str) -> None:
     text = in_columns(row)
+    error = raised(lambda: list(csv.reader(text.split("\n"), strict=True)))
     result = run(workspace(text), "decode", "parse")
-    try:
-        list(csv.reader(text.split("\n"), strict=True))
-    except csv.Error as error:
-        assert (result.error_type, result.error_message) == ("_csv.Error", str(error))
-    else:
-        assert result.ok
+    assert (result.error_type, result.error_message) == ("_csv.Error", str(error))
 
 
 def test_a_truncated_archive_says_so_and_can_be_salvaged() -> None:
@@ -209,7 +205,7 @@ def test_whatever_the_bytes_the_answers_are_short_and_storable(data: bytes, acti
     for action in actions:
         result = space.call(action.tool, action.parameters)
         for text in (result.text, result.output, result.error_message):
-            assert len(text) < 440
+            assert len(text) < 400
             assert "\0" not in text
             text.encode()
         assert result.ok or result.text
