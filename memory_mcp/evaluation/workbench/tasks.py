@@ -36,11 +36,16 @@ def make_task(task_id: str, family: str, rng: Random) -> Task:
     return Task(task_id, family, describe(family, rng), data, truth.schema, truth)
 
 
-def make_tasks(seed: int, count: int) -> list[Task]:
-    """Shuffled tasks, as many of one family as of any other (give or take one); equal seeds give equal tasks."""
+def make_tasks(seed: int, count: int, families: int = len(FAMILIES)) -> list[Task]:
+    """Shuffled tasks, as many of one family as of any other (give or take one); equal seeds give equal tasks.
+
+    With fewer `families` than there are, the seed draws which.
+
+    Raises:
+        ValueError: there are not that many families.
+    """
     rng = Random(seed)
-    names = list(FAMILIES)
-    rng.shuffle(names)
+    names = rng.sample(list(FAMILIES), families)
     order = [names[at % len(names)] for at in range(count)]
     rng.shuffle(order)
     return [make_task(f"wb-{seed}-{at:04}", family, Random(rng.getrandbits(64))) for at, family in enumerate(order)]
