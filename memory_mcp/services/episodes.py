@@ -24,13 +24,15 @@ from memory_mcp.records.episode import (
     episode_from,
 )
 from memory_mcp.records.ledger import Command, Written
-from memory_mcp.retrieval.budget import fit, project
+from memory_mcp.retrieval.budget import fit, project, tokens
 from memory_mcp.storage import pattern_queries
 from memory_mcp.storage.store import Store
 
 _log = logging.getLogger(__name__)
 
 LEARNING_SECONDS = 5.0
+# of the guidance at the start; the rest is for forecast, precedents and pitfalls
+_PLAYBOOK_SHARE = 0.7
 
 
 class EpisodeService:
@@ -190,8 +192,9 @@ class EpisodeService:
             }
         else:
             answer = {"playbook": start.playbook, "precedents": start.precedents, "forecast": start.forecast}
-        if token_budget:
-            answer = _trimmed(answer, token_budget)
+        if token_budget and start.playbook is not None:
+            rest = tokens({**answer, "playbook": None})
+            answer["playbook"] = shortened(start.playbook, max(1, token_budget - rest))
         if episode_id and start.receipts:
             await self.show(episode_id, namespace, start.receipts)
         return _marked(answer, degraded=start.degraded)
@@ -310,14 +313,15 @@ def _learned(episode: Episode, patterns: list[tuple[str, Json, bool]]) -> Json:
 
 
 def _within_budget(start: Start, budget: int) -> Json:
-    """The parts of the guidance that fit, the most useful first: playbook, precedents, pitfalls, forecast."""
+    """The parts of the guidance that fit, the most useful first: playbook, forecast, precedents, pitfalls."""
     parts: list[Json] = []
     if start.playbook is not None:
-        parts.append({"playbook": start.playbook})
+        share = round(_PLAYBOOK_SHARE * budget) if budget else 0
+        parts.append({"playbook": shortened(start.playbook, share)})
+    if start.forecast:
+        parts.append({"forecast": start.forecast})
     parts += [{"precedent": precedent} for precedent in start.precedents]
     parts += [{"pitfall": pitfall} for pitfall in start.pitfalls]
-    if start.forecast:
-        parts.insert(1, {"forecast": start.forecast})
     kept, left_out, _ = fit(parts, budget)
     shown: Json = {}
     for part in kept:
@@ -331,15 +335,21 @@ def _within_budget(start: Start, budget: int) -> Json:
     return shown
 
 
-def _trimmed(answer: Json, budget: int) -> Json:
-    playbook = answer.get("playbook")
-    if playbook is None:
-        return answer
-    steps = playbook["steps"]
-    while len(steps) > 1 and fit([{**answer, "playbook": {**playbook, "steps": steps}}], budget)[1]:
-        steps = steps[:-1]
-    shortened = {**playbook, "steps": steps, "left_out": playbook["left_out"] + len(playbook["steps"]) - len(steps)}
-    return {**answer, "playbook": shortened}
+def shortened(playbook: Json, budget: int) -> Json:
+    """A playbook that fits a budget of tokens: first with less said about each step, then with fewer steps."""
+    if not budget or tokens(playbook) <= budget:
+        return playbook
+    said: set[str] = set()
+    for name in ("expect", "purpose", "evidence"):
+        said.add(name)
+        steps = [{key: value for key, value in step.items() if key not in said} for step in playbook["steps"]]
+        brief = {**playbook, "steps": steps}
+        if tokens(brief) <= budget:
+            return brief
+    brief = {**brief, "when_not_to_apply": [], "pitfalls": []}
+    while len(brief["steps"]) > 1 and tokens(brief) > budget:
+        brief = {**brief, "steps": brief["steps"][:-1], "left_out": brief["left_out"] + 1}
+    return brief
 
 
 def _named(shown: Json) -> set[str]:

@@ -58,6 +58,10 @@ class Match:
     lessons: list[Lesson] = field(default_factory=list)
     failed_steps: int = 0
     answered_steps: int = 0
+    playbook: Json | None = None
+    """What the memory recommends at the end for the last task that it solved with a plan."""
+    playbook_for: str = ""
+    calls: int = 0
 
 
 class Server:
@@ -104,6 +108,18 @@ async def play_match(
                 else:
                     match.without.append(await attempt(plain, task, Agent(luck), None))
             progress(done, match)
+        solved = [
+            task.description
+            for task, mine in zip(tasks, match.with_memory, strict=True)
+            if mine.succeeded and mine.had_plan
+        ]
+        if solved:
+            match.playbook_for = solved[-1]
+            answer = await remembering.call(
+                "recommend_playbook", task_description=solved[-1], domain=DOMAIN, max_steps=12, token_budget=4000
+            )
+            match.playbook = answer["playbook"]
+        match.calls = remembering.calls + plain.calls
     return match
 
 
@@ -111,7 +127,11 @@ async def attempt(server: Server, task: Task, agent: Agent, match: Match | None)
     """One attempt, recorded step by step. With a match the agent is given what the server answers."""
     columns = ", ".join(f"{column.name} ({column.kind})" for column in task.schema)
     started = await server.call(
-        "create_episode", task_description=task.description, domain=DOMAIN, task_type="other", metadata={"columns": columns}
+        "create_episode",
+        task_description=task.description,
+        domain=DOMAIN,
+        task_type="other",
+        metadata={"columns": columns},
     )
     plan = started.get("playbook", {}).get("steps", []) if match is not None else []
     agent.offer_plan([_advice(step, "playbook") for step in plan])

@@ -1,0 +1,1 @@
+"""The demonstrations: the workbench match, and a walk over a real log."""
