@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -31,13 +32,27 @@ def default_cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir(APPLICATION, appauthor=False))
 
 
+def _some_path(value: Any) -> Any:
+    # a variable that a host did not fill in must not turn into the directory it happens to run in
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+Directory = Annotated[Path, BeforeValidator(_some_path), AfterValidator(Path.expanduser)]
+
+
 class Settings(BaseSettings):
     """All settings of a process; `docs/settings.md` is made from these fields."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
-    data_dir: Path = Field(default_factory=default_data_dir, description="Directory of database, cache and logs.")
-    cache_dir: Path = Field(
+    data_dir: Directory = Field(default_factory=default_data_dir, description="Directory of database, cache and logs.")
+    cache_dir: Directory = Field(
         default_factory=default_cache_dir,
         description="Directory of what can be made again, such as the start-up cache.",
     )
@@ -87,7 +102,7 @@ class Settings(BaseSettings):
     cache_entries: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=4_096, description="Decoded values of the cache that a process keeps."
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
         default="WARNING", description="Least level of what is logged to stderr and to the log file."
     )
 
@@ -117,9 +132,18 @@ def load_settings(**flags: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
-        )
-        raise SettingsError(problems, hint="See docs/settings.md for names and ranges.") from None
+        problems = error.errors(include_url=False, include_context=False)
+        raise SettingsError(
+            "; ".join(_sentence(problem) for problem in problems), hint="See docs/settings.md for names and ranges."
+        ) from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read {file}: {error}") from error
+
+
+def _sentence(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        return f"{name}: there is no such setting" + (f", did you mean {near[0]}?" if near else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message[0].lower()}{message[1:]}"

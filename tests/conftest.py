@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from mcp import Client, StdioServerParameters
 
@@ -18,6 +19,10 @@ from memory_mcp.memory import Memory
 from memory_mcp.settings import Settings
 
 PROGRAM = Path(sys.executable).with_name("memory-mcp")
+
+# the same examples in every run, so that a red run is the change's doing; `--hypothesis-profile default` explores
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("repeatable")
 
 # every wait in a test is bounded by this; nothing here takes that long on a healthy machine
 PATIENCE = 30.0

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from memory_mcp import __version__
 from memory_mcp.errors import MemoryMCPError
@@ -61,6 +62,7 @@ def serve(
 ) -> None:
     """Serve MCP over stdin and stdout, until stdin ends."""
     from memory_mcp.server.frontend import run
+    from memory_mcp.server.streams import claim_streams
 
     given: dict[str, Any] = {
         "data_dir": data_dir,
@@ -71,7 +73,7 @@ def serve(
         "log_level": log_level,
         "fast_start": fast_start,
     }
-    run({name: value for name, value in given.items() if value is not None})
+    run({name: value for name, value in given.items() if value is not None}, claim_streams())
 
 
 @app.command("import")
@@ -101,6 +103,7 @@ def _settings(**flags: Any) -> Settings:
 
 
 def _stop(error: MemoryMCPError, code: int = 1) -> typer.Exit:
-    """An error as one sentence with its hint."""
-    errors.print(f"[red]{error.code}[/red]: {error.message}" + (f" [dim]{error.hint}[/dim]" if error.hint else ""))
+    """An error as a sentence with its hint."""
+    text = f"[red]{error.code}[/red]: {escape(error.message)}. [dim]{escape(error.hint)}[/dim]"
+    errors.print(text, soft_wrap=True)
     return typer.Exit(code)

@@ -22,9 +22,13 @@ def main() -> None:
     if arguments[:1] == ["serve"]:
         options = serve_options(arguments[1:])
         if options is not None:
+            from memory_mcp.server.streams import claim_streams
+
+            # before anything else is imported: it might print
+            streams = claim_streams()
             from memory_mcp.server.frontend import run
 
-            run(options)
+            run(options, streams)
     from memory_mcp.cli.app import app
 
     app(prog_name="memory-mcp")

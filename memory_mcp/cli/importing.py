@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import typer
@@ -11,13 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from memory_mcp.errors import MemoryMCPError
+from memory_mcp.errors import ImportFormatError, MemoryMCPError, StorageError
 from memory_mcp.evaluation.importers import Problem, read
 from memory_mcp.memory import Memory
 from memory_mcp.records.episode import ImportedEpisode
 from memory_mcp.settings import Settings
 
-# as many at once as share a transaction well
 _AT_ONCE = 32
 
 
@@ -31,6 +31,12 @@ async def run_import(settings: Settings, format_name: str, file: Path) -> int:
     console = Console(stderr=True, highlight=False)
     items = read(format_name, file)
     totals = {"imported": 0, "already_there": 0, "problems": 0}
+
+    def report(problem: Problem) -> None:
+        totals["problems"] += 1
+        text = f"[yellow]{escape(problem.where)}[/yellow]: {problem.error.code}: {escape(problem.error.message)}"
+        console.print(text, soft_wrap=True)
+
     bar = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -38,24 +44,14 @@ async def run_import(settings: Settings, format_name: str, file: Path) -> int:
         TextColumn("{task.completed}"),
         TimeElapsedColumn(),
     )
-    with Progress(*bar, console=console, transient=True) as progress:
+    with Progress(*bar, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=None)
         async with Memory(settings) as memory:
-            batch: list[ImportedEpisode] = []
-            for item in items:
-                if isinstance(item, Problem):
-                    totals["problems"] += 1
-                    console.print(
-                        f"[yellow]{escape(item.where)}[/yellow]: {item.error.code}: {escape(item.error.message)}"
-                    )
-                    continue
-                batch.append(item)
-                if len(batch) == _AT_ONCE:
-                    await _write(memory, settings.namespace, batch, totals)
-                    progress.update(task, description="writing", completed=totals["imported"] + totals["already_there"])
-                    batch = []
-            await _write(memory, settings.namespace, batch, totals)
-            progress.update(task, description="learning", completed=totals["imported"] + totals["already_there"])
+            for batch in _batches(items, report):
+                for problem in await _write(memory, settings.namespace, batch, totals):
+                    report(problem)
+                progress.update(task, description="writing", completed=totals["imported"] + totals["already_there"])
+            progress.update(task, description="learning")
             await memory.settle()
             numbers = await memory.status.metrics(settings.namespace, "all")
     summary = {
@@ -69,13 +65,39 @@ async def run_import(settings: Settings, format_name: str, file: Path) -> int:
     return totals["problems"]
 
 
-async def _write(memory: Memory, namespace: str, batch: list[ImportedEpisode], totals: dict[str, int]) -> None:
+def _batches(
+    items: Iterable[ImportedEpisode | Problem], report: Callable[[Problem], None]
+) -> Iterator[list[ImportedEpisode]]:
+    """The episodes, as many at once as share a transaction well. What was read before a file breaks off counts."""
+    batch: list[ImportedEpisode] = []
+    broken = None
+    try:
+        for item in items:
+            if isinstance(item, Problem):
+                report(item)
+                continue
+            batch.append(item)
+            if len(batch) == _AT_ONCE:
+                yield batch
+                batch = []
+    except ImportFormatError as error:
+        broken = error
+    yield batch
+    if broken is not None:
+        raise broken
+
+
+async def _write(memory: Memory, namespace: str, batch: list[ImportedEpisode], totals: dict[str, int]) -> list[Problem]:
+    """Write episodes side by side; returns the problems with those that the store refused."""
     results = await asyncio.gather(
         *(memory.episodes.import_episode(item, namespace) for item in batch), return_exceptions=True
     )
-    for result in results:
+    problems = []
+    for item, result in zip(batch, results, strict=True):
+        if isinstance(result, StorageError) or not isinstance(result, bool | MemoryMCPError):
+            raise result
         if isinstance(result, MemoryMCPError):
-            raise result
-        if isinstance(result, BaseException):
-            raise result
-        totals["imported" if result else "already_there"] += 1
+            problems.append(Problem(item.source_id, result))
+        else:
+            totals["imported" if result else "already_there"] += 1
+    return problems

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from memory_mcp.learning.mining import choice, error_of
+from memory_mcp.learning.trace import choice, error_of
 from memory_mcp.records.base import Json
 from memory_mcp.records.episode import Episode, Step
 
@@ -33,7 +33,9 @@ def was_used(receipt: Json, steps: Sequence[Step]) -> bool:
         plan = advice["plan"]
         return bool(plan) and bool(behind) and _in_order(plan, behind) >= PLAN_SHARE * len(plan)
     if "avoid" in advice:
-        return bool(behind) and not any(not step.result.ok and error_of(step) == advice["avoid"] for step in behind)
+        # who never called the tool had nothing to avoid
+        called = [step for step in behind if step.tool == advice["avoid"]["tool"]]
+        return bool(called) and not any(not step.result.ok and error_of(step) == advice["avoid"] for step in called)
     return False
 
 

@@ -4,17 +4,18 @@ For every stratum (domain and task type) a 2 × 2 table stands: successes and fa
 pattern occurs, and of those of its contrast group in which it does not. The base rate is what the strata would give
 by themselves (indirect standardisation), so that a pattern is not praised for occurring in an easy domain.
 
-Sources: Fisher's exact test (Agresti, Categorical Data Analysis, 3rd ed., section 3.5) for one stratum, the
-Cochran-Mantel-Haenszel test with continuity correction (section 6.4) for several; Benjamini and Hochberg (1995) for
-the q-values; for mean and interval a Beta posterior whose prior is worth `PRIOR_STRENGTH` observations at the base
-rate, itself smoothed by Laplace's rule, because a base rate of 1 out of 1 episode is no certainty.
+Sources: `exact` for the tests; Benjamini and Hochberg (1995) for the q-values, over the tests that can be significant
+at all (Gilbert 2005); for mean and interval a Beta posterior whose prior is worth `PRIOR_STRENGTH` observations at the
+base rate, itself smoothed by Laplace's rule, because a base rate of 1 out of 1 episode is no certainty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from memory_mcp.learning.exact import stratified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,20 +39,35 @@ class Stratum:
     group_failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known about a pattern. Rates are shares in 0..1, `interval` holds the rate with probability .95."""
+class Evidence(NamedTuple):
+    """What is known about a pattern. Rates are shares in 0..1; `alpha` and `beta` are those of the posterior."""
 
-    support: int
     successes: int
     failures: int
     base_rate: float
-    lift: float
-    posterior_mean: float
-    interval: tuple[float, float]
+    alpha: float
+    beta: float
     p_value: float
     q_value: float
     verdict: Verdict
+
+    @property
+    def support(self) -> int:
+        """Episodes with the pattern and an outcome that counts."""
+        return self.successes + self.failures
+
+    @property
+    def posterior_mean(self) -> float:
+        return self.alpha / (self.alpha + self.beta)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Holds the rate with probability .95."""
+        return _interval(self.alpha, self.beta)
+
+    @property
+    def lift(self) -> float:
+        return self.posterior_mean / self.base_rate if self.base_rate > 0 else 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """Rounded for reading."""
@@ -68,104 +84,62 @@ class Evidence:
         }
 
 
+class Judged:
+    """Evidence for many patterns, in columns; `judged[place]` is that of one."""
+
+    def __init__(self, columns: tuple[Any, ...]) -> None:
+        self._columns = columns
+
+    @property
+    def verdicts(self) -> NDArray[np.str_]:
+        """The verdict on each pattern."""
+        found: NDArray[np.str_] = self._columns[-1]
+        return found
+
+    def __len__(self) -> int:
+        return len(self.verdicts)
+
+    def __getitem__(self, place: int) -> Evidence:
+        return Evidence(*(column[place].item() for column in self._columns))
+
+
 def judge(patterns: Sequence[Sequence[Stratum]], rate: float = FALSE_DISCOVERY_RATE) -> list[Evidence]:
-    """Evidence for all patterns of a family, given as their strata; `rate` is the false discovery rate.
+    """Evidence for all patterns of a family, given as their strata; `rate` is the false discovery rate."""
+    import numpy as np
 
-    Patterns with less than `MIN_SUPPORT` episodes, or without an episode to compare with, are not tested: their
-    p- and q-values are 1 and they are `unproven`.
+    counts = [
+        (owner, s.successes, s.failures, s.group_successes, s.group_failures)
+        for owner, strata in enumerate(patterns)
+        for s in strata
+    ]
+    judged = judge_counts(len(patterns), np.array(counts, np.int64).reshape(-1, 5).T, rate)
+    return [judged[place] for place in range(len(judged))]
+
+
+def judge_counts(count: int, table: NDArray[np.int64], rate: float = FALSE_DISCOVERY_RATE) -> Judged:
+    """Evidence for `count` patterns from the columns of a table with one line for each stratum of each pattern.
+
+    The columns: number of the pattern, in ascending order, its successes and failures, those of its contrast group.
+    Patterns with less than `MIN_SUPPORT` episodes, and those that no outcome could make significant, are not tested:
+    their p- and q-values are 1 and they are `unproven`.
     """
     import numpy as np
 
-    if not patterns:
-        return []
-    a = np.array([sum(s.successes for s in strata) for strata in patterns], float)
-    b = np.array([sum(s.failures for s in strata) for strata in patterns], float)
-    expected, variance, prior = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
-    p_values = np.ones(len(a))
-    single: list[tuple[int, int, int, int, int]] = []
-    several: list[int] = []
-    for row, strata in enumerate(patterns):
-        informative = 0
-        table = (0, 0, 0, 0)
-        for s in strata:
-            n, total = s.successes + s.failures, s.group_successes + s.group_failures
-            if not n:
-                continue
-            expected[row] += n * s.group_successes / total
-            prior[row] += n * (s.group_successes + 1) / (total + 2)
-            spread = n * (total - n) * s.group_successes * s.group_failures
-            if spread:
-                variance[row] += spread / (total * total * (total - 1))
-                informative += 1
-                table = (s.successes, n, s.group_successes, total)
-        if a[row] + b[row] >= MIN_SUPPORT:
-            if informative == 1:
-                single.append((row, *table))
-            elif informative > 1:
-                several.append(row)
-    if single:
-        rows = np.array(single)
-        p_values[rows[:, 0]] = fisher_exact(rows[:, 1], rows[:, 2], rows[:, 3], rows[:, 4])
-    if several:
-        p_values[several] = _mantel_haenszel(a[several], expected[several], variance[several])
-    tested = [row for row, *_ in single] + several
-    q_values = np.ones(len(a))
-    q_values[tested] = benjamini_hochberg(p_values[tested])
+    owner, successes, failures, group_successes, group_failures = table[:, table[1] + table[2] > 0]
+    n, total = successes + failures, group_successes + group_failures
+    a = np.bincount(owner, successes, count)
+    b = np.bincount(owner, failures, count)
     support = np.maximum(a + b, 1)
-    base = expected / support
-    means, lows, highs = _posterior(a, b, prior / support)
-    found = []
-    for row in range(len(patterns)):
-        verdict: Verdict = "unproven"
-        if q_values[row] <= rate:
-            verdict = "helps" if a[row] > expected[row] else "hurts"
-        found.append(
-            Evidence(
-                support=int(a[row] + b[row]),
-                successes=int(a[row]),
-                failures=int(b[row]),
-                base_rate=float(base[row]),
-                lift=float(means[row] / base[row]) if base[row] > 0 else 1.0,
-                posterior_mean=float(means[row]),
-                interval=(float(lows[row]), float(highs[row])),
-                p_value=float(p_values[row]),
-                q_value=float(q_values[row]),
-                verdict=verdict,
-            )
-        )
-    return found
-
-
-def fisher_exact(
-    successes: NDArray[np.int64], n: NDArray[np.int64], group_successes: NDArray[np.int64], total: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Two-sided p-values of many 2 × 2 tables: `successes` of `n` episodes, `group_successes` of `total` in all.
-
-    The sum of the probabilities of all tables with the same margins that are not more probable than the observed.
-    """
-    import numpy as np
-    from scipy.special import gammaln
-
-    low = np.maximum(0, n - (total - group_successes))
-    high = np.minimum(n, group_successes)
-    sizes = high - low + 1
-    row = np.repeat(np.arange(len(n)), sizes)
-    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    k = np.arange(int(sizes.sum())) - np.repeat(starts, sizes) + np.repeat(low, sizes)
-
-    def log_choose(top: Any, bottom: Any) -> Any:
-        return gammaln(top + 1) - gammaln(bottom + 1) - gammaln(top - bottom + 1)
-
-    log_p = (
-        log_choose(group_successes[row], k)
-        + log_choose((total - group_successes)[row], n[row] - k)
-        - log_choose(total, n)[row]
-    )
-    observed = log_p[starts + successes - low]
-    # tables as probable as the observed one must not be lost to rounding
-    counted = np.where(log_p <= observed[row] + 1e-7, np.exp(log_p), 0.0)
-    p_values: NDArray[np.float64] = np.minimum(1.0, np.add.reduceat(counted, starts))
-    return p_values
+    expected = np.bincount(owner, n * group_successes / total, count)
+    prior = np.bincount(owner, n * (group_successes + 1) / (total + 2), count) / support
+    often = (a + b >= MIN_SUPPORT)[owner]
+    tested, found = stratified(owner[often], successes[often], n[often], group_successes[often], total[often], rate)
+    p_values, q_values = np.ones(count), np.ones(count)
+    p_values[tested] = found
+    q_values[tested] = benjamini_hochberg(found)
+    verdicts = np.where(q_values > rate, "unproven", np.where(a > expected, "helps", "hurts"))
+    alpha, beta = _posterior(a, b, prior)
+    return Judged((a.astype(int), b.astype(int), expected / support, alpha, beta, p_values, q_values, verdicts))
 
 
 def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -184,25 +158,18 @@ def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def beta_interval(successes: float, failures: float, mean: float, strength: float) -> tuple[float, float, float]:
     """`(mean, low, high)` of a Beta posterior with a prior of `strength` observations at `mean`, for one rate."""
+    alpha, beta = _posterior(successes, failures, mean, strength)
+    return float(alpha / (alpha + beta)), *_interval(float(alpha), float(beta))
+
+
+def _posterior(successes: Any, failures: Any, centre: Any, strength: float = PRIOR_STRENGTH) -> tuple[Any, Any]:
     import numpy as np
 
-    means, lows, highs = _posterior(np.array([successes]), np.array([failures]), np.array([mean]), strength)
-    return float(means[0]), float(lows[0]), float(highs[0])
+    # no less than the prior of Jeffreys, or a base rate near 0 or 1 would pass for certainty
+    return successes + np.maximum(0.5, strength * centre), failures + np.maximum(0.5, strength * (1 - centre))
 
 
-def _mantel_haenszel(a: Any, expected: Any, variance: Any) -> Any:
-    import numpy as np
-    from scipy.special import ndtr
-
-    distance = np.maximum(0.0, np.abs(a - expected) - 0.5)
-    return 2 * ndtr(-distance / np.sqrt(variance))
-
-
-def _posterior(a: Any, b: Any, centre: Any, strength: float = PRIOR_STRENGTH) -> tuple[Any, Any, Any]:
-    import numpy as np
+def _interval(alpha: float, beta: float) -> tuple[float, float]:
     from scipy.special import betaincinv
 
-    # both parameters of a Beta distribution are positive
-    centre = np.clip(centre, 0.01, 0.99)
-    alpha, beta = a + strength * centre, b + strength * (1 - centre)
-    return alpha / (alpha + beta), betaincinv(alpha, beta, 0.025), betaincinv(alpha, beta, 0.975)
+    return float(betaincinv(alpha, beta, 0.025)), float(betaincinv(alpha, beta, 0.975))

@@ -36,6 +36,7 @@ class Learner:
 
     def __init__(self, store: Store, clock: Clock, ids: IdFactory) -> None:
         self.learned = 0
+        self.failed = 0
         self._store = store
         self._clock = clock
         self._ids = ids
@@ -74,7 +75,13 @@ class Learner:
             # forgotten since: there is nothing to learn from any more
             await self._store.write_derived(self._command("cursor.move", entry, {"cursor": move}))
             return
-        payload = {**learn(episode_from(found), history), "cursor": move}
+        try:
+            payload = {**learn(episode_from(found), history), "cursor": move}
+        except Exception:  # noqa: BLE001 - one episode that trips learning must not keep it from all that follow
+            _log.exception("nothing can be learned from %s", entry.subject_id)
+            self.failed += 1
+            await self._store.write_derived(self._command("cursor.move", entry, {"cursor": move}))
+            return
         await self._store.write_derived(self._command("episode.learn", entry, payload))
 
     def _command(self, operation: str, entry: LedgerEntry, payload: Json) -> Command:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from memory_mcp.learning import playbook as playbooks
+from memory_mcp.learning.evidence import beta_interval
 from memory_mcp.learning.forecast import Precedent, forecast
 from memory_mcp.learning.history import History
-from memory_mcp.learning.mining import error_of, identify
-from memory_mcp.learning.patterns import Book, Pattern, PatternBooks, describe_choice
+from memory_mcp.learning.mining import identify
+from memory_mcp.learning.patterns import Book, Pattern, PatternBooks
 from memory_mcp.learning.playbook import Near
-from memory_mcp.learning.reflection import first_line
 from memory_mcp.learning.templates import error_name
-from memory_mcp.records.base import Json
+from memory_mcp.learning.trace import choice, error_of
+from memory_mcp.learning.wording import describe_choice, first_line, path_of
+from memory_mcp.records.base import Json, dumps
 from memory_mcp.records.episode import Episode, EpisodeDraft, StepDraft, episode_from
 from memory_mcp.retrieval.lexical import Filter
 from memory_mcp.retrieval.search import Hit, Query, Search
@@ -26,9 +27,16 @@ from memory_mcp.storage.store import Store
 NEIGHBOURS = 24
 READ = 12
 MAX_LESSONS = 3
+MAX_ANSWERED = 3
 MAX_PITFALLS = 3
+# below this score a way out is no advice: what worked only in tasks of another kind misleads more often than it helps
+MIN_SCORE = 0.1
+# a way out from tasks of any kind is advice when it worked in most attempts, at the low end of the interval
+MIN_EVERYWHERE = 0.5
+# one perfect precedent as close as this weighs as much as not knowing
+_UNSURE = 0.5
 # an episode is a precedent from this cosine similarity on (or, without a model, this share of common words)
-NEAR_SIMILARITY = 0.35
+NEAR_SIMILARITY = 0.2
 NEAR_WORDS = 0.3
 _REMEMBERED = 512
 _SOURCES = 20
@@ -63,7 +71,7 @@ class Guidance:
             StorageUnavailableError: the store is out of order.
         """
         near, degraded = await self._neighbours(draft, namespace)
-        history = await self._store.read(lambda session: History.load(session, namespace))
+        history = await self._store.read(lambda session: History.rates(session, namespace))
         book = await self._books.book(namespace)
         pitfalls = _pitfalls(book, draft.domain)
         base = history.base_rate(draft.domain, draft.task_type)
@@ -102,11 +110,13 @@ class Guidance:
     ) -> tuple[list[Json], list[Json]]:
         """`(lessons, receipts)` for steps that failed, given as `(step_number, step)`.
 
-        A lesson names the step that led out of this error before; those from episodes near this one come first.
+        A lesson names a step that led out of this error before; those from episodes near this one come first. Of many
+        failures at once, the last of each kind are answered.
         """
         lessons: list[Json] = []
         receipts: list[Json] = []
-        for number, draft in failed:
+        last_of = {dumps(error_of(draft)): (number, draft) for number, draft in failed}
+        for number, draft in sorted(last_of.values(), key=lambda item: item[0])[-MAX_ANSWERED:]:
             found = await self._lessons(episode, draft)
             lessons += [{"after_step": number, **lesson} for lesson in found]
             receipts += [
@@ -120,11 +130,12 @@ class Guidance:
             ]
         return lessons, receipts
 
-    async def _lessons(self, episode: Episode, draft: StepDraft) -> list[Json]:
+    async def _lessons(self, episode: Episode, failed: StepDraft) -> list[Json]:
         book = await self._books.book(episode.namespace)
-        step: Any = draft
-        error = error_of(step)
-        candidates, exact = _recoveries(book, error)
+        error = error_of(failed)
+        known, exact = _recoveries(book, error)
+        in_vain = _in_vain(episode, failed, error)
+        candidates = [pattern for pattern in known if dumps(pattern.body["recovery"]) not in in_vain]
         if not candidates:
             return []
         near = self._near.get(episode.episode_id)
@@ -138,13 +149,12 @@ class Guidance:
         sources = await self._store.read(
             lambda session: pattern_queries.sources(session, episode.namespace, ids, _SOURCES)
         )
-        tried = {describe_choice({"tool": done.tool, "parameters": done.parameters}) for done in episode.steps}
         scored = sorted(
             ((_recovery_score(pattern, sources.get(pattern.pattern_id, []), near), pattern) for pattern in candidates),
             key=lambda pair: (-pair[0], pair[1].pattern_id),
         )
-        fresh = [pattern for _, pattern in scored if describe_choice(pattern.body["recovery"]) not in tried]
-        return [_lesson(pattern, sources.get(pattern.pattern_id, []), near, exact) for pattern in fresh[:MAX_LESSONS]]
+        best = [pattern for score, pattern in scored[:MAX_LESSONS] if score >= MIN_SCORE]
+        return [_lesson(pattern, sources.get(pattern.pattern_id, []), near, exact) for pattern in best]
 
     async def _neighbours(
         self, draft: EpisodeDraft, namespace: str, exclude: set[str] | None = None
@@ -160,20 +170,24 @@ class Guidance:
         )
         found = await self._search.find(query)
         words = set(content_terms(draft.task_description))
-        hits = [hit for hit in found.hits if _is_near(hit, words)][:READ]
-        near = []
-        for hit in hits:
-            loaded = await self._store.episode(namespace, hit.episode_id)
-            if loaded.episode is not None:
-                near.append(Near(episode_from(loaded.episode), min(1.0, max(0.0, hit.relevance))))
+        near: list[Near] = []
+        for hit in found.hits:
+            closeness = _closeness(hit, words)
+            if closeness > 0 and len(near) < READ:
+                loaded = await self._store.episode(namespace, hit.episode_id)
+                if loaded.episode is not None:
+                    near.append(Near(episode_from(loaded.episode), closeness))
         return near, found.degraded
 
 
-def _is_near(hit: Hit, words: set[str]) -> bool:
-    if hit.similarity is not None:
-        return hit.similarity >= NEAR_SIMILARITY
-    shared = words & set(content_terms(hit.header["task_description"]))
-    return len(shared) >= NEAR_WORDS * len(words)
+def _closeness(hit: Hit, words: set[str]) -> float:
+    """How alike two tasks are, in 0..1 and comparable between questions; 0 means no precedent."""
+    if hit.similarity is None:
+        shared = words & set(content_terms(hit.header["task_description"]))
+        alike, floor = len(shared) / max(1, len(words)), NEAR_WORDS
+    else:
+        alike, floor = hit.similarity, NEAR_SIMILARITY
+    return min(1.0, max(0.0, (alike - floor) / (1 - floor)))
 
 
 def _best(near: list[Near], *, succeeded: bool) -> Near | None:
@@ -184,15 +198,16 @@ def _precedent(near: Near) -> Json:
     episode = near.episode
     assert episode.outcome is not None
     reflection = episode.reflection or {}
-    items = [item["text"] for name in ("successes", "improvements", "insights") for item in reflection.get(name, [])]
-    path = " → ".join(describe_choice(item) for item in near.choices[:8])
+    order = ("improvements", "insights", "successes") if near.failed else ("successes", "improvements", "insights")
+    items = [item["text"] for name in order for item in reflection.get(name, [])]
     told: Json = {
         "episode_id": episode.episode_id,
         "task": first_line(episode.task_description),
         "outcome": episode.outcome.type,
         "relevance": round(near.relevance, 3),
-        "path": path + (" → …" if len(near.choices) > 8 else ""),
     }
+    if near.choices:
+        told["path"] = path_of(near.choices)
     if items:
         told["lesson"] = items[0]
     return told
@@ -200,29 +215,22 @@ def _precedent(near: Near) -> Json:
 
 def _pitfalls(book: Book, domain: str) -> list[Pattern]:
     """What goes before failure in this domain: proven first, then what is merely suspected often."""
-    found = [
-        pattern
-        for pattern in book.patterns.values()
-        if pattern.kind == "pitfall"
-        and pattern.evidence.verdict == "hurts"
-        and (not domain or any(scope[0] == domain for scope in pattern.scopes))
-    ]
+    found = [pattern for pattern in book.pitfalls() if not domain or domain in pattern.known.domains]
     found.sort(key=lambda pattern: (pattern.evidence.posterior_mean - pattern.evidence.base_rate, pattern.pattern_id))
     return found[:MAX_PITFALLS]
 
 
 def _recoveries(book: Book, error: Json) -> tuple[list[Pattern], bool]:
-    """Ways out of an error that worked at least once; of the same error, or else of the same tool and exception."""
+    """Ways out of an error that worked; of the same error, or else of the same tool and exception."""
     known = [
         pattern
         for detail in (True, False)
-        for pattern in book.by_group.get(identify("group", {"error": error, "detail": detail}), [])
+        for pattern in book.recoveries(identify("group", {"error": error, "detail": detail}))
     ]
     exact = bool(known)
     if not known:
-        name = error_name(error["template"])
-        known = book.by_error.get((error["tool"], name), []) if name else []
-    worked = [pattern for pattern in known if pattern.resolved > 0 and pattern.evidence.verdict != "hurts"]
+        known = book.similar_recoveries(error["tool"], error_name(error["template"]))
+    worked = [pattern for pattern in known if pattern.resolved and pattern.evidence.verdict != "hurts"]
     detailed = {pattern.body["recovery"]["tool"] for pattern in worked if "parameters" in pattern.body["recovery"]}
     # a tool without its arguments is advice only where no arguments are known
     kept = [
@@ -233,22 +241,31 @@ def _recoveries(book: Book, error: Json) -> tuple[list[Pattern], bool]:
     return kept, exact
 
 
+def _in_vain(episode: Episode, failed: StepDraft, error: Json) -> set[str]:
+    """What this episode need not be told: the call that has just failed, and what it did since this error came up."""
+    before = next((at for at, step in enumerate(episode.steps) if not step.result.ok and error_of(step) == error), None)
+    tried = [] if before is None else episode.steps[before:]
+    return {dumps(choice(step)) for step in [*tried, failed]}
+
+
 def _recovery_score(pattern: Pattern, sources: list[Json], near: dict[str, float]) -> float:
-    """Worked in episodes like this one, then: worked at all, in episodes that ended well."""
-    local = 0.0
+    """How surely a way out works here: by what it did in episodes like this one, or nearly everywhere."""
+    weight = worked = 0.0
     for source in sources:
-        weight = near.get(source["episode_id"], 0.0) ** 2
-        worked = source["resolved"] / source["tried"] if source["tried"] else 0.0
-        local += weight * worked * (1.0 if source["success"] else 0.25)
-    return local + 0.1 * pattern.resolution * pattern.evidence.posterior_mean
+        closeness = near.get(source["episode_id"], 0.0) ** 2
+        weight += closeness
+        worked += closeness * source["resolved"] / max(1, source["tried"]) * (1.0 if source["success"] else 0.25)
+    here = worked / (weight + _UNSURE)
+    _, surely, _ = beta_interval(pattern.resolved, pattern.tried - pattern.resolved, 0.5, 2.0)
+    everywhere = surely * pattern.evidence.posterior_mean
+    return max(here, everywhere if everywhere >= MIN_EVERYWHERE else 0.0)
 
 
 def _lesson(pattern: Pattern, sources: list[Json], near: dict[str, float], exact: bool) -> Json:
     recovery = pattern.body["recovery"]
     alike = [source["episode_id"] for source in sources if source["episode_id"] in near and source["resolved"]]
-    text = f"{describe_choice(recovery)} led out of this in {pattern.resolved} of {pattern.tried} attempts"
-    if not exact:
-        text = f"of a similar error of {pattern.body['error']['tool']}: " + text
+    error = "this" if exact else f"a similar error of {pattern.body['error']['tool']}"
+    text = f"{describe_choice(recovery)} led out of {error} in {pattern.resolved} of {pattern.tried} attempts"
     return {
         "pattern_id": pattern.pattern_id,
         "advice": recovery,

@@ -12,17 +12,28 @@ from memory_mcp.storage.session import Session
 
 # below this many episodes a scope says nothing, and the next wider one is asked
 MIN_EPISODES = 5
+_EVERYWHERE = "all episodes"
 
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """The usual episode of a scope: geometric means, because effort is skewed. `scope` says how wide it is."""
+    """The usual episode of a scope: geometric means, because effort is skewed. `scope` says how wide it is.
+
+    `judged` episodes have an outcome that counts; of too few of them there is no success rate.
+    """
 
     scope: str
     episodes: int
-    success_rate: float
+    judged: int
+    success_rate: float | None
     steps: float | None
     seconds: float | None
+
+    @property
+    def told(self) -> str:
+        """The episodes with an outcome, in words."""
+        wide = self.scope == _EVERYWHERE
+        return f"all {self.judged} episodes" if wide else f"{self.judged} episodes of this {self.scope}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,11 @@ class History:
     def load(cls, session: Session, namespace: str) -> History:
         return cls(pattern_queries.scopes(session, namespace), pattern_queries.tools(session, namespace))
 
+    @classmethod
+    def rates(cls, session: Session, namespace: str) -> History:
+        """Without the tools."""
+        return cls(pattern_queries.scopes(session, namespace), [])
+
     def usual(self, domain: str, task_type: str) -> Usual | None:
         """The usual episode of the narrowest scope with enough episodes, or None."""
         for scope, match in _widening(domain, task_type):
@@ -61,7 +77,8 @@ class History:
             return Usual(
                 scope=scope,
                 episodes=episodes,
-                success_rate=sum(row["successes"] for row in rows) / judged if judged else 0.0,
+                judged=judged,
+                success_rate=sum(row["successes"] for row in rows) / judged if judged >= MIN_EPISODES else None,
                 steps=math.exp(sum(row["log_steps_sum"] for row in rows) / episodes),
                 seconds=math.exp(sum(row["log_seconds_sum"] for row in rows) / timed) if timed else None,
             )
@@ -96,5 +113,5 @@ def _widening(domain: str, task_type: str) -> list[tuple[str, Any]]:
             lambda row: row["domain"] == domain and row["task_type"] == task_type,
         ),
         ("domain", lambda row: row["domain"] == domain),
-        ("all episodes", lambda row: True),
+        (_EVERYWHERE, lambda row: True),
     ]

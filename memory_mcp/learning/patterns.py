@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from memory_mcp.learning.evidence import Evidence, Stratum, judge
-from memory_mcp.learning.templates import error_name
+from memory_mcp.learning.evidence import Evidence, Judged, judge_counts
+from memory_mcp.learning.tally import Known, Tally
+from memory_mcp.learning.wording import describe_choice as describe_choice
+from memory_mcp.learning.wording import sentence as sentence
 from memory_mcp.records.base import Json
-from memory_mcp.storage import pattern_queries, queries
-from memory_mcp.storage.learned import LEARNING
-from memory_mcp.storage.session import Row, Session
 from memory_mcp.storage.store import Store
 
-_BOOKS = 16
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Scope = tuple[str, str]
-Groups = dict[str, dict[Scope, tuple[int, int, int, int]]]
+_BOOKS = 16
+_TALLIES = 8
 
 
 @dataclass(slots=True)
 class Pattern:
     """A pattern with its evidence. `tried` and `resolved` count attempts of the advised step, inside episodes."""
 
-    pattern_id: str
-    kind: str
-    group_id: str
-    body: Json
-    first_at: int
-    last_at: int
+    known: Known
     evidence: Evidence
     tried: int
     resolved: int
-    scopes: frozenset[Scope]
+
+    @property
+    def pattern_id(self) -> str:
+        return self.known.pattern_id
+
+    @property
+    def kind(self) -> str:
+        return self.known.kind
+
+    @property
+    def body(self) -> Json:
+        return self.known.body
 
     @property
     def text(self) -> str:
@@ -48,33 +55,62 @@ class Pattern:
         return (self.resolved + 1) / (self.tried + 2)
 
 
-@dataclass(slots=True)
 class Book:
-    """All patterns of a namespace at one moment."""
+    """All patterns of a namespace at one moment. They are made one by one where they are asked for."""
 
-    position: int
-    patterns: dict[str, Pattern] = field(default_factory=dict)
-    by_group: dict[str, list[Pattern]] = field(default_factory=dict)
-    by_error: dict[tuple[str, str], list[Pattern]] = field(default_factory=dict)
+    def __init__(self, tally: Tally, numbers: NDArray[np.int64], judged: Judged, attempts: NDArray[np.int64]) -> None:
+        self.version = tally.version
+        self._known, self._numbers, self._recoveries = tally.patterns, tally.numbers, tally.recoveries
+        self._present = numbers
+        self._judged = judged
+        self._attempts = attempts
 
-    def add(self, pattern: Pattern) -> None:
-        self.patterns[pattern.pattern_id] = pattern
-        self.by_group.setdefault(pattern.group_id, []).append(pattern)
-        if pattern.kind == "error_recovery":
-            error = pattern.body["error"]
-            self.by_error.setdefault((error["tool"], error_name(error["template"])), []).append(pattern)
+    def __len__(self) -> int:
+        return len(self._present)
 
+    def __iter__(self) -> Iterator[Pattern]:
+        return (self._pattern(place) for place in range(len(self)))
 
-@dataclass(slots=True)
-class _Raw:
-    kind: str
-    group_id: str
-    body: str
-    first_at: int
-    last_at: int
-    counts: dict[Scope, tuple[int, int]] = field(default_factory=dict)
-    tried: int = 0
-    resolved: int = 0
+    def some(self, pattern_ids: Iterable[str], *, proven: bool = False) -> list[Pattern]:
+        """Patterns by their ids, as far as they are in the book; only those with a verdict if they must be proven."""
+        numbers = [number for name in pattern_ids if (number := self._numbers.get(name)) is not None]
+        return self._among(numbers, proven=proven)
+
+    def pitfalls(self) -> list[Pattern]:
+        """Pitfalls that are proven to go before failure."""
+        places = (int(place) for place in (self._judged.verdicts == "hurts").nonzero()[0])
+        return [self._pattern(at) for at in places if self._known[self._present[at]].kind == "pitfall"]
+
+    def recoveries(self, group_id: str) -> list[Pattern]:
+        """Ways out of an error that were tried by the group of those who met it."""
+        return self._among(self._recoveries.get(group_id, []))
+
+    def similar_recoveries(self, tool: str, exception: str) -> list[Pattern]:
+        """Ways out of errors of a tool with the same exception, whatever the rest of the message."""
+        if not exception:
+            return []
+        return self._among(
+            [
+                number
+                for numbers in list(self._recoveries.values())
+                for number in numbers
+                if self._known[number].error_kind == (tool, exception)
+            ]
+        )
+
+    def _among(self, numbers: list[int], *, proven: bool = False) -> list[Pattern]:
+        places = self._present.searchsorted(numbers).tolist()
+        return [
+            self._pattern(place)
+            for place, number in zip(places, numbers, strict=True)
+            if place < len(self)
+            and self._present[place] == number
+            and not (proven and self._judged.verdicts[place] == "unproven")
+        ]
+
+    def _pattern(self, place: int) -> Pattern:
+        tried, resolved = (int(count) for count in self._attempts[:, place])
+        return Pattern(self._known[self._present[place]], self._judged[place], tried, resolved)
 
 
 class PatternBooks:
@@ -82,6 +118,7 @@ class PatternBooks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._tallies: OrderedDict[str, Tally] = OrderedDict()
         self._books: OrderedDict[tuple[str, str, str], Book] = OrderedDict()
         self._loading = asyncio.Lock()
 
@@ -96,92 +133,36 @@ class PatternBooks:
             known = self._books.get(key)
             if known is not None and self._store.store_breaker.state != "closed":
                 return known
-            position = await self._store.read(lambda session: queries.cursor(session, LEARNING))
-            if known is None or known.position != position:
-                rows, groups = await self._store.read(lambda session: _load(session, namespace))
-                known = await asyncio.to_thread(compile_book, rows, groups, position, domain, task_type)
-                self._books[key] = known
-                if len(self._books) > _BOOKS:
-                    self._books.popitem(last=False)
-            self._books.move_to_end(key)
+            tally = await self._tally(namespace)
+            if known is None or known.version != tally.version:
+                known = await asyncio.to_thread(compile_book, tally, domain, task_type)
+            _keep(self._books, key, known, _BOOKS)
             return known
 
-
-def compile_book(rows: list[Row], groups: Groups, position: int, domain: str = "", task_type: str = "") -> Book:
-    """A book from the counts in the store: the same whatever the order in which the episodes came."""
-
-    def wanted(scope: Scope) -> bool:
-        return (not domain or scope[0] == domain) and (not task_type or scope[1] == task_type)
-
-    raw: dict[str, _Raw] = {}
-    for pattern_id, kind, group_id, body, first_at, last_at, *rest in rows:
-        scope, (successes, failures, tried, resolved) = (rest[0], rest[1]), rest[2:]
-        if not wanted(scope):
-            continue
-        entry = raw.setdefault(pattern_id, _Raw(kind, group_id, body, first_at, last_at))
-        entry.counts[scope] = (successes, failures)
-        entry.tried += tried
-        entry.resolved += resolved
-    ids = sorted(raw)
-    strata = [
-        [
-            Stratum(successes, failures, *groups[raw[pattern_id].group_id][scope][:2])
-            for scope, (successes, failures) in sorted(raw[pattern_id].counts.items())
-        ]
-        for pattern_id in ids
-    ]
-    book = Book(position)
-    for pattern_id, evidence in zip(ids, judge(strata), strict=True):
-        entry = raw[pattern_id]
-        book.add(
-            Pattern(
-                pattern_id=pattern_id,
-                kind=entry.kind,
-                group_id=entry.group_id,
-                body=json.loads(entry.body),
-                first_at=entry.first_at,
-                last_at=entry.last_at,
-                evidence=evidence,
-                tried=entry.tried,
-                resolved=entry.resolved,
-                scopes=frozenset(entry.counts),
-            )
-        )
-    return book
+    async def _tally(self, namespace: str) -> Tally:
+        tally = self._tallies.get(namespace) or Tally()
+        change = await self._store.read(lambda session: tally.changes(session, namespace))
+        if change is not None:
+            if change.whole:
+                tally = Tally()
+            await asyncio.to_thread(tally.take, change)
+        _keep(self._tallies, namespace, tally, _TALLIES)
+        return tally
 
 
-def sentence(kind: str, body: Json) -> str:
-    """A pattern in words; tools and values are quoted as they are."""
-    if kind == "tool_sequence":
-        return " → ".join(body["tools"])
-    if kind == "decision_point":
-        situation = body["situation"]
-        where = f"after {situation['after']}" if situation["after"] else "at the start"
-        return f"{where}: {describe_choice(body['choice'])}"
-    if kind == "error_recovery":
-        error = body["error"]
-        return f"{error['tool']} fails with “{error['template']}”: {describe_choice(body['recovery'])}"
-    if kind == "context_pattern":
-        name, value = next(iter(body["context"].items()))
-        where = f"with {name.replace('_', ' ')} {value}"
-        return f"{where}: {body['tool']}" if "tool" in body else where
-    if "error" in body:
-        return f"{body['error']['tool']} fails with “{body['error']['template']}”"
-    if "repeats" in body:
-        return f"{body['repeats']} called three times or more with the same arguments"
-    return f"{body['retries_unchanged']} tried again unchanged after it failed"
+def compile_book(tally: Tally, domain: str = "", task_type: str = "") -> Book:
+    """A book from counts: the same whatever the order in which the episodes came."""
+    import numpy as np
+
+    counts, attempts = tally.table(domain, task_type)
+    numbers, counts[0] = np.unique(counts[0], return_inverse=True)
+    sums = np.array([np.bincount(counts[0], column, len(numbers)) for column in attempts])
+    return Book(tally, numbers, judge_counts(len(numbers), counts), sums)
 
 
-def describe_choice(choice: Json) -> str:
-    """A step to take, in words."""
-    parameters = choice.get("parameters", {})
-    inside = ", ".join(f"{name}={_value(value)}" for name, value in parameters.items())
-    return f"{choice['tool']}({inside})" if inside else str(choice["tool"])
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _load(session: Session, namespace: str) -> tuple[list[Row], Groups]:
-    return pattern_queries.pattern_counts(session, namespace), pattern_queries.group_counts(session, namespace)
+def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:
+    """Keep a value as the one used last; what was used longest ago goes."""
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > limit:
+        kept.popitem(last=False)

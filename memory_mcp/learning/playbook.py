@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from memory_mcp.learning.evidence import beta_interval
-from memory_mcp.learning.mining import choice
-from memory_mcp.learning.patterns import Pattern, describe_choice
-from memory_mcp.learning.reflection import first_line
+from memory_mcp.learning.patterns import Pattern
+from memory_mcp.learning.templates import telling_line
+from memory_mcp.learning.trace import choice, effective
+from memory_mcp.learning.wording import describe, first_line, gist, said
 from memory_mcp.records.base import Json, dumps
 from memory_mcp.records.episode import Episode, Step
 
@@ -40,29 +41,6 @@ class Near:
     @property
     def choices(self) -> list[Json]:
         return [choice(step) for step in self.plan]
-
-
-def effective(steps: Sequence[Step]) -> list[Step]:
-    """The steps of an episode that led somewhere.
-
-    Failed steps are left out, and so is a step that was taken back: behind it came an error, and behind that the same
-    tool worked with other arguments.
-    """
-    kept: list[Step] = []
-    for at, step in enumerate(steps):
-        if not step.result.ok:
-            continue
-        error_seen = False
-        taken_back = False
-        for later in steps[at + 1 :]:
-            error_seen = error_seen or not later.result.ok
-            if error_seen and later.result.ok and later.tool == step.tool:
-                taken_back = True
-                break
-        if taken_back or (kept and choice(kept[-1]) == choice(step) and kept[-1].action == step.action):
-            continue
-        kept.append(step)
-    return kept
 
 
 def choose(near: Sequence[Near]) -> Near | None:
@@ -136,9 +114,10 @@ def _step(order: int, step: Step, succeeded: Sequence[Near], failed: Sequence[Ne
     failed_with_it = sum(any(other == chosen for other in precedent.choices) for precedent in failed)
     written: Json = {"order": order, **chosen}
     purpose = first_line(step.action)
-    if purpose and purpose != step.tool:
+    # some importers know no more of an action than the call itself
+    if purpose and purpose != step.tool and not purpose.startswith(f"{step.tool}("):
         written["purpose"] = purpose
-    expected = first_line(step.result.output, 120)
+    expected = gist(step.result.output)
     if expected:
         written["expect"] = expected
     written["evidence"] = f"in {with_it} of {len(succeeded)} similar successes"
@@ -167,5 +146,5 @@ def _failure(precedent: Near) -> Json:
     reason = first_line(episode.outcome.reason, 120) if episode.outcome else ""
     if errors:
         last = errors[-1]
-        reason = reason or f"{describe_choice(choice(last))} failed: {first_line(last.result.observation, 100)}"
+        reason = reason or f"{describe(last)} failed with {said(telling_line(last.result.observation), 100)}"
     return {"episode_id": episode.episode_id, "reason": reason or "failed without an error"}

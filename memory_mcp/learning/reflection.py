@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 from memory_mcp.learning.history import MIN_EPISODES, History, Usual
-from memory_mcp.learning.mining import REPEATS, choice
-from memory_mcp.learning.templates import error_name
-from memory_mcp.records.base import Json, dumps
+from memory_mcp.learning.mining import REPEATS
+from memory_mcp.learning.templates import error_name, telling_line
+from memory_mcp.learning.trace import repeated_calls, same_call
+from memory_mcp.learning.wording import describe, first_line, said
+from memory_mcp.records.base import Json
 from memory_mcp.records.episode import Episode, Step
 
 MAX_ITEMS = 5
@@ -18,7 +21,7 @@ def reflect(episode: Episode, usual: Usual | None, history: History) -> Json:
     """`{successes, improvements, insights}`; every item is `{text, steps, base_rate?}`."""
     successes = [*_recovered(episode.steps), *_effort(episode, usual, better=True)]
     improvements = [
-        *_unresolved(episode),
+        *_unresolved(episode.steps),
         *_repeated(episode.steps),
         *_slow(episode.steps),
         *_effort(episode, usual, better=False),
@@ -30,19 +33,6 @@ def reflect(episode: Episode, usual: Usual | None, history: History) -> Json:
     }
 
 
-def describe(step: Step) -> str:
-    """A step in a few words: its tool, and its parameters where they are short."""
-    chosen = choice(step)
-    parameters = ", ".join(f"{name}={_short(value)}" for name, value in chosen.get("parameters", {}).items())
-    return f"{step.tool}({parameters})" if parameters else step.tool
-
-
-def first_line(text: str, limit: int = 160) -> str:
-    """The first line of a text, shortened visibly."""
-    line = text.strip().splitlines()[0] if text.strip() else ""
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
 def _item(text: str, steps: list[int], base_rate: Json | None = None) -> Json:
     item: Json = {"text": text, "steps": steps}
     if base_rate is not None:
@@ -50,52 +40,51 @@ def _item(text: str, steps: list[int], base_rate: Json | None = None) -> Json:
     return item
 
 
-def _recovered(steps: list[Step]) -> list[Json]:
+def _recovered(steps: Sequence[Step]) -> list[Json]:
     found = []
+    worked = _last_success(steps)
     seen: set[str] = set()
     for at, failed in enumerate(steps):
-        if failed.result.ok or failed.tool in seen:
-            continue
-        out = next((step for step in steps[at + 1 :] if step.tool == failed.tool and step.result.ok), None)
-        if out is None:
+        if failed.result.ok or failed.tool in seen or worked.get(failed.tool, -1) < at:
             continue
         seen.add(failed.tool)
-        between = [step for step in steps[at + 1 : out.step_number - 1] if step.result.ok]
-        way = " then ".join(describe(step) for step in [*between, out][-3:])
-        text = f"{describe(failed)} failed ({first_line(failed.result.observation, 120)}); {way} led out of it"
-        found.append(_item(text, [failed.step_number, *(step.step_number for step in between[-2:]), out.step_number]))
+        out = next(step for step in steps[at + 1 :] if step.tool == failed.tool and step.result.ok)
+        between = [step for step in steps[at + 1 : out.step_number - 1] if step.result.ok][-2:]
+        way = " then ".join([*(describe(step) for step in between), _last_step_out(failed, out)])
+        text = f"{describe(failed)} failed with {_error(failed)}; {way} led out of it"
+        found.append(_item(text, [failed.step_number, *(step.step_number for step in between), out.step_number]))
     return found
 
 
-def _unresolved(episode: Episode) -> list[Json]:
-    steps = episode.steps
+def _last_step_out(failed: Step, out: Step) -> str:
+    if same_call(failed, out):
+        return "the same call again"
+    return f"{out.tool} with other arguments" if describe(out) == describe(failed) else describe(out)
+
+
+def _unresolved(steps: Sequence[Step]) -> list[Json]:
+    worked = _last_success(steps)
+    unresolved: dict[str, list[Step]] = {}
+    for at, step in enumerate(steps):
+        if not step.result.ok and worked.get(step.tool, -1) < at:
+            unresolved.setdefault(step.tool, []).append(step)
     found = []
-    seen: set[str] = set()
-    for at, failed in enumerate(steps):
-        if failed.result.ok or failed.tool in seen:
-            continue
-        if any(step.tool == failed.tool and step.result.ok for step in steps[at + 1 :]):
-            continue
-        seen.add(failed.tool)
-        numbers = [step.step_number for step in steps if step.tool == failed.tool and not step.result.ok]
-        times = f"{len(numbers)} times and never worked" if len(numbers) > 1 else "and was not repaired"
-        text = f"{failed.tool} failed {times}: {first_line(failed.result.observation, 120)}"
-        found.append(_item(text, numbers[:10]))
+    for tool, failures in unresolved.items():
+        times = f" {len(failures)} times" if len(failures) > 1 else ""
+        end = "did not work again" if tool in worked else "never worked"
+        text = f"{tool} failed{times} and {end}: {_error(failures[0])}"
+        found.append(_item(text, [step.step_number for step in failures[:10]]))
     return found
 
 
-def _repeated(steps: list[Step]) -> list[Json]:
-    calls: dict[str, list[int]] = {}
-    for step in steps:
-        calls.setdefault(dumps([step.tool, step.action, step.parameters]), []).append(step.step_number)
+def _repeated(steps: Sequence[Step]) -> list[Json]:
     return [
         _item(f"{steps[numbers[0] - 1].tool} was called {len(numbers)} times with the same arguments", numbers[:10])
-        for numbers in calls.values()
-        if len(numbers) >= REPEATS
+        for numbers in repeated_calls(steps, REPEATS)
     ]
 
 
-def _slow(steps: list[Step]) -> list[Json]:
+def _slow(steps: Sequence[Step]) -> list[Json]:
     timed = [(step, step.latency_ms) for step in steps if step.latency_ms is not None]
     if len(timed) < MIN_EPISODES:
         return []
@@ -123,33 +112,40 @@ def _effort(episode: Episode, usual: Usual | None, *, better: bool) -> list[Json
 def _against_base(episode: Episode, usual: Usual | None) -> list[Json]:
     assert episode.outcome is not None
     last = [episode.steps[-1].step_number] if episode.steps else []
+    rate = None if usual is None else usual.success_rate
     base = None
     suffix = ""
-    if usual is not None:
-        base = {"success_rate": round(usual.success_rate, 3), "episodes": usual.episodes, "scope": usual.scope}
-        suffix = f", where {usual.success_rate:.0%} of {usual.episodes} episodes ({usual.scope}) succeed"
+    if usual is not None and rate is not None:
+        base = {"success_rate": round(rate, 3), "episodes": usual.judged, "scope": usual.scope}
+        suffix = f", where {rate:.0%} of {usual.told} succeed"
     if episode.outcome.succeeded is False:
         reason = first_line(episode.outcome.reason)
-        text = f"the task failed{f' ({reason})' if reason else ''}"
+        text = f"the task failed{f' ({reason})' if reason else ''}{suffix}"
         errors = [step for step in episode.steps if not step.result.ok]
         if errors:
-            text += f"; the last error was {error_name(errors[-1].result.observation) or 'in ' + errors[-1].tool}"
+            name = error_name(errors[-1].result.observation)
+            text += f"; the last error was {f'{name} in ' if name else 'in '}{errors[-1].tool}"
             last = [errors[-1].step_number]
-        return [_item(text + suffix, last, base)]
-    if episode.outcome.succeeded and usual is not None and usual.success_rate < 0.5:
+        # what rests on nothing is not told
+        return [_item(text, last, base)] if last or base else []
+    if episode.outcome.succeeded and rate is not None and rate < 0.5:
         return [_item("the task succeeded" + suffix, last, base)]
     return []
 
 
 def _tools(episode: Episode, history: History) -> list[Json]:
+    calls: dict[str, list[Step]] = {}
+    for step in episode.steps:
+        calls.setdefault(step.tool, []).append(step)
     found = []
-    for tool in dict.fromkeys(step.tool for step in episode.steps):
-        calls = [step for step in episode.steps if step.tool == tool]
-        failed = [step.step_number for step in calls if not step.result.ok]
+    for tool, made in calls.items():
+        failed = [step.step_number for step in made if not step.result.ok]
+        if len(failed) < 2:
+            continue
         record = history.tool(tool, episode.domain)
-        if len(failed) >= 2 and record.calls >= MIN_EPISODES and len(failed) / len(calls) >= 2 * record.error_rate:
+        if record.calls >= MIN_EPISODES and len(failed) / len(made) >= 2 * record.error_rate:
             text = (
-                f"{tool} failed in {len(failed)} of {len(calls)} calls, against {record.error_rate:.0%} of"
+                f"{tool} failed in {len(failed)} of {len(made)} calls, against {record.error_rate:.0%} of"
                 f" {record.calls} calls before"
             )
             base = {"error_rate": round(record.error_rate, 3), "calls": record.calls}
@@ -157,5 +153,10 @@ def _tools(episode: Episode, history: History) -> list[Json]:
     return found
 
 
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else dumps(value)
+def _last_success(steps: Sequence[Step]) -> dict[str, int]:
+    """Where each tool worked last."""
+    return {step.tool: at for at, step in enumerate(steps) if step.result.ok}
+
+
+def _error(failed: Step) -> str:
+    return said(telling_line(failed.result.observation))

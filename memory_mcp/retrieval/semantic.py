@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 _BATCH = 32
 _QUERIES_KEPT = 256
+# a model reads some hundred tokens; what lies far behind them would only be kept and compared
+_MAX_CHARACTERS = 8_000
 
 
 class Semantic:
@@ -73,6 +75,7 @@ class Semantic:
         """The unit vector of a question, or None when there is no model to make it."""
         if self.embedder is None:
             return None
+        text = text[:_MAX_CHARACTERS]
         known = self._queries.get(text)
         if known is None:
             try:
@@ -148,6 +151,8 @@ class Semantic:
             self.state = "ready"
         except EmbedderError as error:
             self._fail(error)
+        except Exception as error:  # noqa: BLE001 - searching by words goes on whatever a provider does
+            self._fail(EmbedderError(f"the embedder cannot be loaded: {error}"))
         finally:
             self._loaded.set()
 

@@ -124,7 +124,13 @@ MAX_CHARACTERS = 20_000
 
 _WORD = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\x00-\x7f]+")
-_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af]+")
+# Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean
+_WIDE = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    r"\U00020000-\U0003ffff]+"
+)
+# of the marks only those that make another sound of a Japanese syllable are more than accents
+_VOICED = frozenset("\u3099\u309a")
 
 
 def terms(text: str) -> list[str]:
@@ -134,17 +140,16 @@ def terms(text: str) -> list[str]:
     spaces are cut into overlapping pairs of characters. Text behind 20,000 characters is not analysed.
     """
     found: list[str] = []
-    for match in _WORD.finditer(text[:MAX_CHARACTERS]):
+    text = text[:MAX_CHARACTERS]
+    # marks come off first: in many scripts they stand inside of words, which would fall apart there
+    for match in _WORD.finditer(text if text.isascii() else _plain(text)):
         word = match[0]
-        if not word.isascii():
-            word = _plain(word)
-            if _WIDE.search(word):
-                found.extend(_pairs(word))
-                continue
-        lower = word.lower()
-        found.append(_stem(lower))
-        if word not in (lower, word.upper()) and not word.istitle():
-            found.extend(_stem(part.lower()) for part in _CAMEL.findall(word))
+        if not word.isascii() and _WIDE.search(word):
+            found.extend(_pairs(word))
+            continue
+        found.append(_stem(word.casefold()))
+        if word not in (word.lower(), word.upper()) and not word.istitle():
+            found.extend(_stem(part.casefold()) for part in _CAMEL.findall(word))
     return found
 
 
@@ -171,9 +176,10 @@ def _stem(word: str) -> str:
     return str(_stemmer().stemWord(word)) if word.isascii() and len(word) < 40 else word
 
 
-def _plain(word: str) -> str:
-    decomposed = unicodedata.normalize("NFKD", word)
-    return unicodedata.normalize("NFC", "".join(c for c in decomposed if not unicodedata.combining(c)))
+def _plain(text: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", text)
+    kept = (c for c in decomposed if c in _VOICED or not unicodedata.category(c).startswith("M"))
+    return unicodedata.normalize("NFC", "".join(kept))
 
 
 def _pairs(word: str) -> list[str]:
@@ -181,10 +187,10 @@ def _pairs(word: str) -> list[str]:
     position = 0
     for match in _WIDE.finditer(word):
         if match.start() > position:
-            found.append(_stem(word[position : match.start()].lower()))
+            found.append(_stem(word[position : match.start()].casefold()))
         run = match[0]
         found.extend(run[at : at + 2] for at in range(max(1, len(run) - 1)))
         position = match.end()
     if position < len(word):
-        found.append(_stem(word[position:].lower()))
+        found.append(_stem(word[position:].casefold()))
     return found

@@ -6,6 +6,7 @@ faster. A search over 20,000 of them takes half a millisecond.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from memory_mcp.storage.session import Session
@@ -55,9 +56,14 @@ class VectorIndex:
         """Take rows that `refresh` found; True when there may be more."""
         import numpy as np
 
+        # somebody else may have taken the same rows meanwhile; there may be more behind them all the same
+        more = len(rows) == _BATCH
         rows = [row for row in rows if row[0] > self.last_unit]
         if not rows:
-            return False
+            return more
+        self.last_unit = rows[-1][0]
+        # a vector of another length was not made by this model, whatever its name
+        rows = [row for row in rows if len(row[4]) == 2 * self.dimensions]
         count = len(self.units)
         needed = count + len(rows)
         if needed > len(self._matrix):
@@ -76,8 +82,7 @@ class VectorIndex:
                     self._alive[earlier] = False
             self.units.append((unit_id, kind, episode_id))
             self.rows_of[episode_id].append(count + offset)
-        self.last_unit = rows[-1][0]
-        return len(rows) == _BATCH
+        return more
 
     def similarities(self, query: NDArray[np.float32], ns_hash: int) -> NDArray[np.float32]:
         """Cosine similarity of every row to a unit vector; -1 for rows of other namespaces and dead rows."""
@@ -88,6 +93,16 @@ class VectorIndex:
         hidden = (self._namespaces[:count] != ns_hash) | ~self._alive[:count]
         result: NDArray[np.float32] = np.where(hidden, np.float32(-1.0), scores)
         return result
+
+    def best_of(self, scores: NDArray[np.float32], names: Iterable[str]) -> dict[str, float]:
+        """The greatest of some similarities for each of these episodes that has any."""
+        found: dict[str, float] = {}
+        for name in names:
+            # a row may have come after the scores
+            best = max((float(scores[row]) for row in self.rows_of.get(name, ()) if row < len(scores)), default=-1.0)
+            if best > -1.0:
+                found[name] = best
+        return found
 
 
 def best_rows(scores: NDArray[np.float32], limit: int) -> list[int]:

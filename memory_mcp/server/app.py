@@ -25,16 +25,18 @@ from memory_mcp.errors import (
 from memory_mcp.metrics import Metrics
 from memory_mcp.records.base import Json, dumps, raise_invalid
 from memory_mcp.server.instructions import INSTRUCTIONS
+from memory_mcp.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 MAX_ARGUMENT_BYTES = 4 * 1024 * 1024
+_MAX_SENTENCE = 1_000
 
 
 class MemoryServer(MCPServer[Any]):
     """An MCP server whose tools answer `{…}` and whose errors are `{code, message, hint}`, as text and structured."""
 
-    def __init__(self, tools: Sequence[Tool], metrics: Metrics) -> None:
+    def __init__(self, tools: Sequence[Tool], metrics: Metrics, settings: Settings) -> None:
         # what the SDK reports about tools is reported here already
         logging.getLogger("mcp").setLevel(logging.ERROR)
         super().__init__(
@@ -47,6 +49,7 @@ class MemoryServer(MCPServer[Any]):
         )
         self._by_name = {tool.name: tool for tool in tools}
         self._metrics = metrics
+        self._data_dir = str(settings.data_dir)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Any = None
@@ -59,12 +62,16 @@ class MemoryServer(MCPServer[Any]):
                 answer = await tool.fn(**validated)
             return _result(answer)
         except MemoryMCPError as error:
-            self._metrics.count(f"errors.{error.code}")
-            return _result(error.as_dict(), is_error=True)
+            return self._error(error)
         except Exception:  # noqa: BLE001 - its text is for the log, not for the model
             _log.exception("%s failed", name)
-            self._metrics.count(f"errors.{InternalError.code}")
-            return _result(InternalError(f"{name} failed because of a defect").as_dict(), is_error=True)
+            return self._error(InternalError(f"{name} failed because of a defect"))
+
+    def _error(self, error: MemoryMCPError) -> CallToolResult:
+        """An error as an answer. It repeats neither where this machine keeps its files nor all of what was sent."""
+        self._metrics.count(f"errors.{error.code}")
+        told = {name: _shortened(text.replace(self._data_dir, "<data_dir>")) for name, text in error.as_dict().items()}
+        return _result(told, is_error=True)
 
     def _tool(self, name: str) -> Tool:
         tool = self._by_name.get(name)
@@ -127,21 +134,44 @@ def make_tool(
         ),
         structured_output=False,
     )
-    tool.parameters = _without_titles(tool.parameters)
+    tool.parameters = _compact(tool.parameters, tool.parameters.get("$defs", {}))
     return tool
 
 
-def _without_titles(schema: Any, *, names: bool = False) -> Any:
-    """A JSON schema without pydantic's generated titles, which only repeat the names and cost tokens."""
-    if isinstance(schema, dict):
-        return {
-            key: _without_titles(value, names=key in ("properties", "$defs") and not names)
-            for key, value in schema.items()
-            if names or key != "title"
-        }
+def _compact(schema: Any, definitions: Json, *, names: bool = False) -> Any:
+    """A JSON schema without what a reader does not need and every session pays for in tokens.
+
+    Left out are generated titles, empty defaults, and `null` beside a type, which stands for leaving the argument
+    out; references are resolved. `names` says that the keys are the names of arguments.
+    """
     if isinstance(schema, list):
-        return [_without_titles(item) for item in schema]
-    return schema
+        return [_compact(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if names:
+        return {name: _compact(item, definitions) for name, item in schema.items()}
+    if "$ref" in schema:
+        # the description beside the reference is the better one
+        meant = {**definitions[schema["$ref"].rpartition("/")[2]], **_without(schema, "$ref")}
+        return _compact(meant, definitions)
+    told = _without(schema, "title", "$defs")
+    if told.get("additionalProperties") is True:
+        del told["additionalProperties"]
+    default = told.get("default")
+    if not (any(default.values()) if isinstance(default, dict) else default):
+        told.pop("default", None)
+    match told.get("anyOf"):
+        case [kind, {"type": "null"}]:
+            told = {**kind, **_without(told, "anyOf")}
+    return {key: _compact(item, definitions, names=key == "properties") for key, item in told.items()}
+
+
+def _without(schema: Json, *names: str) -> Json:
+    return {key: value for key, value in schema.items() if key not in names}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_SENTENCE else text[:_MAX_SENTENCE] + "…"
 
 
 def _result(answer: Json, *, is_error: bool = False) -> CallToolResult:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
-# requests whose answer depends on nothing but the program and the request itself
+# requests whose answer depends on nothing but the program, the protocol version and the request itself
 CACHEABLE = frozenset(
     {
         "initialize",
@@ -25,35 +27,66 @@ CACHEABLE = frozenset(
 )
 MAX_ANSWERS = 64
 
-_VOLATILE = frozenset({"io.modelcontextprotocol/clientInfo", "progressToken", "clientInfo"})
-_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_SDK = ("mcp-", "mcp_types-", "pydantic-", "pydantic_core-")
+
+_META = "_meta"
+_MODERN = "modern"
+_LEGACY = "legacy"
+_MODERN_VERSION = "io.modelcontextprotocol/protocolVersion"
+_MODERN_CLIENT = "io.modelcontextprotocol/clientInfo"
 
 
-def request_key(method: str, params: Any, session: str) -> str:
-    """What an answer depends on: method, parameters without the client's name, and the version agreed on before."""
-    return json.dumps([method, _stable(params or {}), "" if method == "initialize" else session], sort_keys=True)
+class Session:
+    """What the requests of a connection have settled so far, as far as the answers to later ones depend on it.
+
+    As in the SDK, the first request decides between the two eras of the protocol; in the era of the handshake the
+    version is agreed on by `initialize`.
+    """
+
+    def __init__(self) -> None:
+        self._state = ""
+
+    def asked(self, method: str, params: Any) -> None:
+        """Note a request, in the order in which they come."""
+        if not self._state:
+            enveloped = isinstance(params, dict) and _MODERN_VERSION in _object(params.get(_META))
+            self._state = _MODERN if enveloped and method != "initialize" else _LEGACY
+
+    def agreed(self, version: str) -> None:
+        """Note the version in the answer to `initialize`."""
+        self._state = version
+
+    def key(self, method: str, params: Any) -> str | None:
+        """What the answer to a request depends on; None where that is more than is known here."""
+        if method not in CACHEABLE:
+            return None
+        if method == "initialize":
+            if self._state == _MODERN:
+                return None
+            state = ""
+        elif self._state in ("", _LEGACY):
+            return None
+        else:
+            state = self._state
+        return json.dumps([method, *_anonymous(params), state], sort_keys=True)
 
 
-def cache_path() -> str:
-    """The file of kept answers; `MEMORY_MCP_CACHE_DIR` or the platform's cache directory."""
-    directory = os.environ.get("MEMORY_MCP_CACHE_DIR")
+def cache_path(directory: str = "") -> str:
+    """The file of kept answers, one for each installation, in `directory` or the platform's cache directory."""
     if not directory:
         if sys.platform == "darwin":
             directory = os.path.expanduser("~/Library/Caches/memory-mcp")
         else:
-            base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+            base = os.environ.get("XDG_CACHE_HOME", "").strip() or os.path.expanduser("~/.cache")
             directory = os.path.join(base, "memory-mcp")
-    return os.path.join(directory, "faststart.json")
+    directory = os.path.expanduser(directory)
+    return os.path.join(directory, f"faststart-{zlib.crc32(_PACKAGE.encode('utf-8', 'surrogateescape')):08x}.json")
 
 
 def program_identity() -> list[Any]:
-    """What the answers were made by: interpreter, this package's server code, the SDK, and settings."""
-    settings = sorted(
-        (name, value)
-        for name, value in os.environ.items()
-        if name.startswith("MEMORY_MCP_") and not name.endswith(("_DIR", "_LEVEL"))
-    )
-    return [sys.version, _stamp(_PACKAGE), _stamp(os.path.join(_PACKAGE, "tools")), _sdk_stamp(), settings]
+    """What the answers were made by: the interpreter, this package, the SDK and what it describes tools with."""
+    return [sys.version, zlib.crc32(repr(sorted(_stamps(_PACKAGE))).encode("utf-8", "surrogateescape")), _sdk()]
 
 
 class Answers:
@@ -64,25 +97,29 @@ class Answers:
         self._identity = program_identity()
         self._answers: dict[str, Any] = {}
         self._changed = False
+        self._complained = False
         try:
             with open(path, encoding="utf-8") as file:
                 kept = json.load(file)
-            if kept["identity"] == json.loads(json.dumps(self._identity)):
+            if kept["identity"] == self._identity and all(isinstance(item, dict) for item in kept["answers"].values()):
                 self._answers = kept["answers"]
-        except (OSError, ValueError, KeyError, TypeError):
-            # missing or damaged: the SDK answers, and the file is written anew
-            self._answers = {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            # missing, damaged or foreign: the SDK answers, and the file is written anew
+            pass
 
     def get(self, key: str) -> Any:
         return self._answers.get(key)
 
     def keep(self, key: str, result: Any) -> bool:
-        """Remember an answer; returns whether it differs from what was kept."""
+        """Remember an answer, or with None that there is none; returns whether it differs from what was kept."""
         if self._answers.get(key) == result:
             return False
-        if key not in self._answers and len(self._answers) >= MAX_ANSWERS:
-            self._answers.clear()
-        self._answers[key] = result
+        if result is None:
+            del self._answers[key]
+        else:
+            if key not in self._answers and len(self._answers) >= MAX_ANSWERS:
+                self._answers.clear()
+            self._answers[key] = result
         self._changed = True
         return True
 
@@ -94,34 +131,69 @@ class Answers:
         temporary = f"{self._path}.{os.getpid()}"
         try:
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump({"identity": self._identity, "answers": self._answers}, file)
-            os.replace(temporary, self._path)
+            try:
+                with open(temporary, "w", encoding="utf-8") as file:
+                    json.dump({"identity": self._identity, "answers": self._answers}, file)
+                os.replace(temporary, self._path)
+            except OSError:
+                if os.path.exists(temporary):
+                    os.unlink(temporary)
+                raise
         except OSError as error:
-            print(f"memory-mcp: cannot keep {self._path}: {error}", file=sys.stderr)  # noqa: T201 - no logging here
+            if not self._complained:
+                self._complained = True
+                print(f"memory-mcp: cannot keep {self._path}: {error}", file=sys.stderr)  # noqa: T201 - no logging here
 
 
-def _stable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _stable(item) for name, item in value.items() if name not in _VOLATILE}
-    return value
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def _stamp(directory: str) -> list[Any]:
-    found = []
+def _anonymous(params: Any) -> tuple[Any, list[str]]:
+    """The parameters of a request without the names of client and request where they are in order, and which were."""
+    if not isinstance(params, dict):
+        return params, []
+    stable = dict(params)
+    named = []
+    meta = params.get(_META)
+    if isinstance(meta, dict):
+        stable[_META] = meta = dict(meta)
+        if _is_client(meta.get(_MODERN_CLIENT)):
+            del meta[_MODERN_CLIENT]
+            named.append(_MODERN_CLIENT)
+        token = meta.get("progressToken")
+        if isinstance(token, str | int) and not isinstance(token, bool):
+            del meta["progressToken"]
+            named.append("progressToken")
+    if _is_client(params.get("clientInfo")):
+        del stable["clientInfo"]
+        named.append("clientInfo")
+    return stable, named
+
+
+def _is_client(value: Any) -> bool:
+    """Whether a value describes a client in a way that the SDK accepts; anything unusual is left for it to judge."""
+    return (
+        isinstance(value, dict)
+        and {"name", "version"} <= value.keys() <= {"name", "version", "title", "description", "websiteUrl"}
+        and all(isinstance(item, str) for item in value.values())
+    )
+
+
+def _stamps(directory: str) -> Iterator[list[Any]]:
+    """Path, time and size of every module under a directory."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.endswith(".py"):
                 stat = entry.stat()
-                found.append([entry.name, stat.st_mtime_ns, stat.st_size])
-    return sorted(found)
+                yield [entry.path, stat.st_mtime_ns, stat.st_size]
+            elif "." not in entry.name and entry.name != "__pycache__" and entry.is_dir():
+                yield from _stamps(entry.path)
 
 
-def _sdk_stamp() -> list[Any]:
+def _sdk() -> list[str]:
+    """Name and version of what is installed of the SDK and of pydantic."""
     for directory in sys.path:
-        for name in ("mcp", "mcp_types"):
-            path = os.path.join(directory, name, "__init__.py")
-            if os.path.isfile(path):
-                stat = os.stat(path)
-                return [path, stat.st_mtime_ns, stat.st_size]
+        if os.path.isfile(os.path.join(directory, "mcp", "__init__.py")):
+            return sorted(name for name in os.listdir(directory) if name.startswith(_SDK) and name.endswith("-info"))
     return []

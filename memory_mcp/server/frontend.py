@@ -14,62 +14,85 @@ import select
 import signal
 import sys
 import threading
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from memory_mcp.server.faststart import CACHEABLE, Answers, cache_path, request_key
+from memory_mcp.server.faststart import Answers, Session, cache_path
+from memory_mcp.server.streams import CHUNK, Lines, write_all
+
+if TYPE_CHECKING:
+    from memory_mcp.settings import Settings
 
 # how long to wait for a first request before the import begins: it would compete for the interpreter
 _FIRST_REQUEST_SECONDS = 0.05
-_CHUNK = 1 << 16
+_TRUE = ("1", "true", "yes", "on", "y", "t")
 
 
-@dataclass
 class Handover:
     """What the front end passes on: the streams, what was read, and what was answered."""
 
-    stdin: int
-    stdout: int
-    lines: list[bytes] = field(default_factory=list)
-    rest: bytes = b""
-    ended: bool = False
-    session: str = ""
-    answered: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    """JSON of the request id → (key, result) for requests answered here."""
-    answers: Answers | None = None
+    def __init__(self, stdin: int, stdout: int) -> None:
+        self.stdin = stdin
+        self.stdout = stdout
+        self.lines: list[bytes] = []
+        """Everything that was read, the requests answered here included: the SDK has to see those too."""
+        self.rest = Lines()
+        self.ended = False
+        self.session = Session()
+        self.answered: list[str] = []
+        """JSON of the id of each request that was answered here."""
+        self.unanswered = False
+        self.answers: Answers | None = None
 
 
-def claim_streams() -> tuple[int, int]:
-    """Take the protocol's streams to private descriptors.
-
-    From here on, descriptor 0 is empty and descriptor 1 is stderr: whatever a library or a child process prints
-    cannot reach the protocol.
-    """
-    stdin, stdout = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return stdin, stdout
-
-
-def run(options: dict[str, Any]) -> None:
-    """Serve until the client leaves; does not return. `options` are the settings given as flags."""
-    fast = options.get(
-        "fast_start", os.environ.get("MEMORY_MCP_FAST_START", "true").lower() in ("true", "1", "yes", "on")
-    )
+def run(options: dict[str, Any], streams: tuple[int, int]) -> NoReturn:
+    """Serve until the client leaves. `options` are the settings given as flags, `streams` what was claimed."""
     for number in (signal.SIGTERM, signal.SIGINT):
         # nothing is open yet that would have to be closed
         signal.signal(number, lambda *_: os._exit(0))
-    handover = Handover(*claim_streams())
-    if fast:
-        handover.answers = Answers(cache_path())
+    handover = Handover(*streams)
     loader = _Loader()
+    fast, directory = _fast_start(options)
     if fast and sys.platform != "win32":
+        handover.answers = Answers(cache_path(directory))
         _serve_early(handover, loader)
+        if handover.ended and not handover.unanswered:
+            settings_from(options)
+            os._exit(0)
     loader.start()
-    loader.join()
     loader.main(options, handover)
+    os._exit(0)
+
+
+def _fast_start(options: dict[str, Any]) -> tuple[bool, str]:
+    """Whether to answer early, and the directory of the kept answers: the two settings that are needed first."""
+    given: dict[str, Any] = {}
+    if path := os.environ.get("MEMORY_MCP_CONFIG"):
+        import tomllib
+
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123 - importing pathlib takes as long as all the rest
+                given = tomllib.load(file)
+        except (OSError, ValueError):
+            # told when the settings are loaded
+            return False, ""
+    for name in ("fast_start", "cache_dir"):
+        if value := os.environ.get(f"MEMORY_MCP_{name.upper()}"):
+            given[name] = value
+    given.update(options)
+    fast = given.get("fast_start", True)
+    return str(fast).lower() in _TRUE, str(given.get("cache_dir", ""))
+
+
+def settings_from(options: dict[str, Any]) -> Settings:
+    """All settings; ends the process where one cannot be used."""
+    from memory_mcp.errors import SettingsError
+    from memory_mcp.settings import load_settings
+
+    try:
+        return load_settings(**options)
+    except SettingsError as error:
+        print(f"memory-mcp: {error.message}. {error.hint}".strip(), file=sys.stderr, flush=True)  # noqa: T201 - no log yet
+        os._exit(2)
 
 
 class _Loader:
@@ -86,15 +109,14 @@ class _Loader:
             self._thread = threading.Thread(target=self._load, name="import", daemon=True)
             self._thread.start()
 
-    def join(self) -> None:
+    def main(self, options: dict[str, Any], handover: Handover) -> None:
+        """Run the server on this thread, as soon as it is there."""
         assert self._thread is not None
         self._thread.join()
         os.close(self.bell)
         os.close(self._ring)
         if self._error is not None:
             raise self._error
-
-    def main(self, options: dict[str, Any], handover: Handover) -> None:
         self._main(options, handover)
 
     def _load(self) -> None:
@@ -114,49 +136,62 @@ def _serve_early(handover: Handover, loader: _Loader) -> None:
     while True:
         try:
             ready, _, _ = select.select([handover.stdin, loader.bell], [], [], patience)
-        except OSError:
+            if loader.bell in ready:
+                return
+            chunk = os.read(handover.stdin, CHUNK) if handover.stdin in ready else None
+        except (OSError, ValueError):
             # a stdin that cannot be waited for is read by the server
             return
-        if loader.bell in ready:
-            return
-        if handover.stdin in ready:
-            chunk = os.read(handover.stdin, _CHUNK)
+        if chunk is not None:
+            lines = handover.rest.feed(chunk) if chunk else [handover.rest.end()]
+            handover.lines += lines
+            for line in lines:
+                if line.strip() and not _answered(line, handover):
+                    handover.unanswered = True
             if not chunk:
                 handover.ended = True
                 return
-            *lines, handover.rest = (handover.rest + chunk).split(b"\n")
-            for line in lines:
-                _take(line, handover)
         loader.start()
         patience = None
 
 
-def _take(line: bytes, handover: Handover) -> None:
-    handover.lines.append(line)
-    assert handover.answers is not None
+def _answered(line: bytes, handover: Handover) -> bool:
+    """Answer a request if that can be done from here; True when nothing is left to be said to this line."""
+    if handover.unanswered or len(line) > CHUNK:
+        # what a line means depends on those before it, and answers come in the order of the requests
+        return False
     try:
-        message = json.loads(line)
-        method, identity, params = message["method"], message["id"], message.get("params")
+        message = json.loads(line.decode())
+        if message.get("jsonrpc") != "2.0" or not message.keys() <= {"jsonrpc", "id", "method", "params"}:
+            return False
+        method, params = message["method"], message.get("params")
+        if "id" not in message:
+            return bool(method == "notifications/initialized")
+        identity = message["id"]
+        # the SDK refuses some texts that are JSON all the same; here only what is beyond doubt is answered
+        if not _plain(identity, method, params) or b"\\ud" in line.lower():
+            return False
+        handover.session.asked(method, params)
+        key = handover.session.key(method, params)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return
-    if method not in CACHEABLE or not isinstance(identity, int | str) or isinstance(identity, bool):
-        return
-    key = request_key(method, params, handover.session)
-    result = handover.answers.get(key)
+        return False
+    assert handover.answers is not None
+    result = handover.answers.get(key) if key else None
     if result is None:
-        return
+        return False
     if method == "initialize":
-        handover.session = str(result.get("protocolVersion", ""))
-    handover.answered[json.dumps(identity)] = (key, result)
+        handover.session.agreed(str(result.get("protocolVersion", "")))
+    handover.answered.append(json.dumps(identity))
     reply = json.dumps({"jsonrpc": "2.0", "id": identity, "result": result}, ensure_ascii=False, separators=(",", ":"))
+    # a client that is gone is noticed when it has closed stdin too, or by the server
     write_all(handover.stdout, reply.encode() + b"\n")
+    return True
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write every byte; returns quietly when the client is gone."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BrokenPipeError:
-            return
+def _plain(identity: Any, method: Any, params: Any) -> bool:
+    return (
+        isinstance(identity, int | str)
+        and not isinstance(identity, bool)
+        and isinstance(method, str)
+        and (params is None or isinstance(params, dict))
+    )

@@ -45,7 +45,7 @@ class PatternService:
             StorageUnavailableError: the store is out of order and nothing was read before.
         """
         book = await self._books.book(namespace, domain, task_type)
-        everything = list(book.patterns.values())
+        everything = list(book)
         wanted = [
             pattern
             for pattern in everything

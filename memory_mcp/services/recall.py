@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from memory_mcp.clock import iso
 from memory_mcp.errors import StorageUnavailableError
 from memory_mcp.learning.history import History
-from memory_mcp.learning.mining import choice
-from memory_mcp.learning.patterns import Book, Pattern, PatternBooks, describe_choice
-from memory_mcp.learning.playbook import effective
-from memory_mcp.learning.reflection import first_line
+from memory_mcp.learning.patterns import Book, Pattern, PatternBooks
+from memory_mcp.learning.trace import choice, effective
+from memory_mcp.learning.wording import first_line, path_of
 from memory_mcp.records.base import Json
 from memory_mcp.records.episode import episode_from
 from memory_mcp.retrieval.budget import fit, project
@@ -90,8 +89,8 @@ class RecallService:
         if loaded.episode is not None:
             episode = episode_from(loaded.episode)
             told["steps"] = len(episode.steps)
-            if path := [describe_choice(choice(step)) for step in effective(episode.steps)]:
-                told["path"] = " → ".join(path[:8]) + (" → …" if len(path) > 8 else "")
+            if path := path_of([choice(step) for step in effective(episode.steps)]):
+                told["path"] = path
             reflection = episode.reflection or {}
             items = [
                 item["text"] for name in ("successes", "improvements", "insights") for item in reflection.get(name, [])
@@ -116,22 +115,24 @@ class RecallService:
         """Patterns whose own words match, and those that the best episodes show; proven ones first."""
         best = [hit.episode_id for hit in found.hits[:_PATTERN_EPISODES]]
         shown = await self._store.read(lambda session: pattern_queries.patterns_of_episodes(session, namespace, best))
-        ids = dict.fromkeys([*found.patterns[:20], *shown])
-        worded = set(found.patterns[:3])
-        candidates = [book.patterns[pattern_id] for pattern_id in ids if pattern_id in book.patterns]
-        useful = [item for item in candidates if item.pattern_id in worded or item.evidence.verdict != "unproven"]
-        useful.sort(
+        named = found.patterns[:3]
+        useful = {
+            item.pattern_id: item
+            for item in [*book.some(named), *book.some([*found.patterns[:20], *shown], proven=True)]
+        }
+        ranked = sorted(
+            useful.values(),
             key=lambda item: (
-                item.pattern_id not in worded,
+                item.pattern_id not in named,
                 item.evidence.q_value,
                 -len(shown.get(item.pattern_id, ())),
                 item.pattern_id,
-            )
+            ),
         )
-        return useful[:MAX_PATTERNS]
+        return ranked[:MAX_PATTERNS]
 
     async def _insights(self, query: Query, found: Found) -> Json:
-        history = await self._store.read(lambda session: History.load(session, query.namespace))
+        history = await self._store.read(lambda session: History.rates(session, query.namespace))
         outcomes = [hit.header["outcome"]["type"] for hit in found.hits if hit.header["outcome"]]
         insights: Json = {"completed": len(outcomes), "succeeded": outcomes.count("success")}
         base = history.base_rate(query.domain, query.task_type)

@@ -172,6 +172,15 @@ class StatusService:
         return answer
 
 
+def not_open(error: MemoryMCPError) -> Json:
+    """The health of a memory that could not be opened: what is wrong, and what to do about it."""
+    return {
+        "overall": "unhealthy",
+        "version": __version__,
+        "primary_storage": {"status": "unhealthy", "code": error.code, "error": error.message, "hint": error.hint},
+    }
+
+
 def _learning_lag(session: Session) -> int:
     cursor = queries.cursor(session, LEARNING)
     return len(queries.ledger(session, cursor, 10 * _LAG_TOLERATED, "episode.completed"))

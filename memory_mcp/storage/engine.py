@@ -13,10 +13,14 @@ T = TypeVar("T")
 
 
 class StoreFailure(StorageError):
-    """The database itself failed (I/O, full disk, lock), as opposed to a command that was refused."""
+    """The database itself failed (I/O, full disk), as opposed to a command that was refused."""
 
 
-STORE_FAILURES = (StoreFailure, StoreCorruptError)
+class StoreBusyError(StorageError):
+    """Another process held the database for longer than a call waits. Waiting again would only double the wait."""
+
+
+STORE_FAILURES = (StoreFailure, StoreBusyError, StoreCorruptError)
 
 
 class Engine(Protocol):

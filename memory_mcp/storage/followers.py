@@ -57,6 +57,8 @@ class Upkeep:
         self._followers: list[Follower] = []
         self._bells: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[None]] = []
+        # what is failing right now, so that the log tells it once
+        self._failing: dict[str, type[Exception]] = {}
 
     def add(self, follower: Follower) -> None:
         """Have a follower run from the next `start` on, or now if that was called."""
@@ -97,37 +99,45 @@ class Upkeep:
         self.last_sync = self._clock.now()
 
     async def _follow(self, follower: Follower, bell: asyncio.Event) -> None:
-        while True:
+        while not _cancelled():
             await bell.wait()
             bell.clear()
             try:
-                while await follower.step():  # noqa: ASYNC110 - the work is in the step
+                while await follower.step() and not _cancelled():  # noqa: ASYNC110 - the work is in the step
                     await asyncio.sleep(0)
+                self._failing.pop(follower.name, None)
             except Exception as error:  # noqa: BLE001 - a follower must outlive any single failure; it is counted
                 self._failed(follower.name, error)
                 await self._clock.sleep(_FAILURE_PAUSE)
                 bell.set()
 
     async def _watch(self) -> None:
-        known = -1
+        known: tuple[int, tuple[int, int]] | None = None
         next_sync = 0.0
-        while True:
+        while not _cancelled():
             try:
-                if self._store.degraded or self._clock.monotonic() >= next_sync:
+                if self._ailing() or self._clock.monotonic() >= next_sync:
                     await self.sync()
                     next_sync = self._clock.monotonic() + self._sync_seconds
-                version = await self._store.engine.data_version()
-                if version != known:
-                    known = version
+                # somebody has written, or the cache is another file
+                seen = (await self._store.engine.data_version(), self._store.cache.file)
+                if seen != known:
                     await self._store.catch_up()
                     self.ring()
+                    known = seen
+                self._failing.pop("sync", None)
             except Exception as error:  # noqa: BLE001 - as above
                 self._failed("sync", error)
             await self._clock.sleep(self._poll_seconds)
 
+    def _ailing(self) -> bool:
+        store = self._store
+        return store.degraded or bool(store.journal_error) or store.cache_breaker.state == "half_open"
+
     def _failed(self, name: str, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
-        known = self.last_errors.get(name) == text
+        known = self._failing.get(name) is type(error)
+        self._failing[name] = type(error)
         self.failures[name] = self.failures.get(name, 0) + 1
         self.last_errors[name] = text
         if known:
@@ -136,3 +146,9 @@ class Upkeep:
             _log.warning("%s: %s", name, error)
         else:
             _log.exception("%s failed", name)
+
+
+def _cancelled() -> bool:
+    """Whether this task was told to end, also where something on the way has swallowed that (`wait_for` does)."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

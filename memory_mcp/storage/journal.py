@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import lmdb
@@ -10,85 +11,120 @@ import lmdb
 from memory_mcp.errors import StorageUnavailableError
 from memory_mcp.records.ledger import Command
 from memory_mcp.storage import environment
+from memory_mcp.storage.environment import Environment
 from memory_mcp.storage.filelock import FileLock
 
 _SEQUENCE = struct.Struct(">Q")
+_PROBE = _SEQUENCE.pack(0)
 
 
 class Journal:
     """Commands in an LMDB environment of their own, synced to disk before `append` returns.
 
-    Several processes may append; `FileLock` lets one at a time replay.
+    Several processes may append; `replay_lock` lets one at a time replay. All methods may raise
+    `StorageUnavailableError`.
     """
 
     def __init__(self, directory: Path, *, map_size: int = 1 << 30) -> None:
         self.directory = directory
         self._map_size = map_size
-        self._environment: lmdb.Environment | None = None
-        self.replay_lock: FileLock | None = None
+        self._environment: Environment | None = None
+        self._replay_lock: FileLock | None = None
 
     def open(self) -> None:
-        """Open it.
+        """Open it, if it is not open.
 
-        Raises:
-            StorageUnavailableError: its files cannot be opened or are damaged. They are never deleted here, because
-                they may hold writes that were acknowledged.
+        Files that are damaged are never deleted here, because they may hold writes that were acknowledged.
         """
+        if self.is_open:
+            return
         try:
             self._environment = environment.acquire(self.directory, map_size=self._map_size, sync=True)
-            self.replay_lock = FileLock(self.directory / "replay.lock")
+            self._replay_lock = FileLock(self.directory / "replay.lock")
         except (lmdb.Error, OSError) as error:
+            self.close()
             raise StorageUnavailableError(f"cannot open the pending journal in {self.directory}: {error}") from error
 
     def close(self) -> None:
-        if self.replay_lock is not None:
-            self.replay_lock.close()
-            self.replay_lock = None
+        """Close it, once the writing under way has ended."""
+        if self._replay_lock is not None:
+            self._replay_lock.close()
+            self._replay_lock = None
         if self._environment is not None:
-            environment.release(self._environment)
+            try:
+                environment.release(self._environment)
+            except lmdb.Error as error:
+                raise StorageUnavailableError(f"cannot close the pending journal: {error}") from error
             self._environment = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._replay_lock is not None
+
+    @property
+    def replay_lock(self) -> FileLock:
+        """Who holds it may replay."""
+        if self._replay_lock is None:
+            raise StorageUnavailableError("the pending journal is not open")
+        return self._replay_lock
 
     def append(self, command: Command) -> int:
         """Add a command behind all others; returns its sequence number once it is on disk."""
+        data = command.to_json()
+        env = self._env
         try:
-            with self._env.begin(write=True) as txn:
+            with env.writing, env.lmdb.begin(write=True) as txn:
                 with txn.cursor() as cursor:
                     sequence = _SEQUENCE.unpack(cursor.key())[0] + 1 if cursor.last() else 1
-                txn.put(_SEQUENCE.pack(sequence), command.to_json())
+                txn.put(_SEQUENCE.pack(sequence), data)
         except lmdb.Error as error:
             raise StorageUnavailableError(f"the store is out of order and the pending journal too: {error}") from error
         return int(sequence)
 
-    def first(self, limit: int = 10_000) -> list[tuple[int, Command]]:
-        """The oldest commands with their sequence numbers."""
+    def first(self, limit: int = 0) -> list[tuple[int, Command]]:
+        """The oldest commands with their sequence numbers; 0: all of them."""
         found: list[tuple[int, Command]] = []
+        env = self._env
         try:
-            with self._env.begin() as txn, txn.cursor() as cursor:
-                if cursor.first():
-                    for name, value in cursor:
-                        found.append((_SEQUENCE.unpack(name)[0], Command.from_json(value)))
-                        if len(found) >= limit:
-                            break
-        except lmdb.Error as error:
+            with env.mapped, env.lmdb.begin() as txn, txn.cursor() as cursor:
+                for name, value in cursor.iternext():
+                    found.append((_SEQUENCE.unpack(name)[0], Command.from_json(value)))
+                    if len(found) == limit:
+                        break
+        except (lmdb.Error, ValueError, TypeError, struct.error) as error:
             raise StorageUnavailableError(f"cannot read the pending journal: {error}") from error
         return found
 
-    def remove(self, sequence: int) -> None:
-        """Drop a command that the store has taken."""
+    def remove(self, sequences: Iterable[int]) -> None:
+        """Drop commands that the store has taken."""
+        env = self._env
         try:
-            with self._env.begin(write=True) as txn:
-                txn.delete(_SEQUENCE.pack(sequence))
+            with env.writing, env.lmdb.begin(write=True) as txn:
+                for sequence in sequences:
+                    txn.delete(_SEQUENCE.pack(sequence))
+        except lmdb.Error as error:
+            raise StorageUnavailableError(f"cannot write the pending journal: {error}") from error
+
+    def probe(self) -> None:
+        """Find out, by a real and synced write that leaves nothing, whether a command could be added."""
+        env = self._env
+        try:
+            with env.writing, env.lmdb.begin(write=True) as txn:
+                txn.put(_PROBE, b"")
+                txn.delete(_PROBE)
         except lmdb.Error as error:
             raise StorageUnavailableError(f"cannot write the pending journal: {error}") from error
 
     def __len__(self) -> int:
+        env = self._env
         try:
-            return int(self._env.stat()["entries"])
+            with env.mapped:
+                return int(env.lmdb.stat()["entries"])
         except lmdb.Error as error:
             raise StorageUnavailableError(f"cannot read the pending journal: {error}") from error
 
     @property
-    def _env(self) -> lmdb.Environment:
+    def _env(self) -> Environment:
         if self._environment is None:
             raise StorageUnavailableError("the pending journal is not open")
         return self._environment

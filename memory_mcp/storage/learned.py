@@ -24,7 +24,7 @@ class CursorMovedError(ConflictError):
     code = "cursor_moved"
 
 
-def learn_episode(tx: Transaction, payload: Json) -> Json:
+def learn_episode(tx: Transaction, payload: Json) -> None:
     """Store what a completed episode taught. See `learning.follower` for the payload."""
     move_cursor(tx, payload["cursor"])
     header = load_header(tx, payload["episode_id"])
@@ -77,10 +77,9 @@ def learn_episode(tx: Transaction, payload: Json) -> Json:
             "credits": payload["credits"],
         },
     )
-    return {"episode_id": header["episode_id"]}
 
 
-def put_vectors(tx: Transaction, payload: Json) -> Json:
+def put_vectors(tx: Transaction, payload: Json) -> None:
     """`{model_id, vectors: [(unit_id, ns_hash, bytes)], cursor}`: half-precision vectors of units."""
     tx.session.many(
         "INSERT INTO vectors (unit_id, ns_hash, vector, model_id) SELECT $1, $2, $3, $4"
@@ -88,10 +87,9 @@ def put_vectors(tx: Transaction, payload: Json) -> Json:
         [(*row, payload["model_id"]) for row in payload["vectors"]],
     )
     move_cursor(tx, payload["cursor"])
-    return {}
 
 
-def move_cursor(tx: Transaction, cursor: Json) -> Json:
+def move_cursor(tx: Transaction, cursor: Json) -> None:
     """`{name, from, to}`: move a follower's cursor.
 
     Raises:
@@ -106,7 +104,6 @@ def move_cursor(tx: Transaction, cursor: Json) -> Json:
     )
     if not moved:
         raise CursorMovedError(f"the cursor of {cursor['name']} does not stand at {cursor['from']} any more")
-    return {}
 
 
 def _count_scope(tx: Transaction, scope: Json, payload: Json) -> None:

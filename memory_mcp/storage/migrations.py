@@ -29,32 +29,43 @@ def statements(engine: str) -> dict[int, list[str]]:
     }
 
 
-def current_version() -> int:
-    """The schema version that this code reads and writes."""
-    return max(statements("sqlite"))
+def known_version(session: Session) -> int:
+    """The schema version of a store that is not empty.
+
+    Raises:
+        StoreCorruptError: the file is a database, but not one of ours.
+    """
+    try:
+        row = session.one("SELECT value FROM meta WHERE key = 'schema_version'")
+    except session.DatabaseError as error:
+        if "no such" not in str(error):
+            raise
+        raise StoreCorruptError(f"this database does not belong to memory-mcp: {error}") from error
+    if row is None or not str(row[0]).isdecimal():
+        raise StoreCorruptError("this database does not belong to memory-mcp: it has no schema version")
+    return int(row[0])
 
 
-def migrate(session: Session, engine: str, store_id: str, *, fresh: bool) -> int:
-    """Bring the schema up to date inside the caller's transaction; returns the version it had before (0: new).
+def check(version: int, engine: str) -> None:
+    """Refuse a schema that this program does not know.
 
     Raises:
         SchemaTooNewError: the store was written by a newer version of this program.
-        StoreCorruptError: the file is a database, but not one of ours.
     """
+    newest = max(statements(engine))
+    if version > newest:
+        raise SchemaTooNewError(f"the store has schema version {version}; this program knows versions up to {newest}")
+
+
+def migrate(session: Session, engine: str, store_id: str, *, before: int) -> None:
+    """Bring the schema from version `before` (0: an empty store) up to date inside the caller's transaction.
+
+    Raises:
+        SchemaTooNewError: the store was written by a newer version of this program.
+    """
+    check(before, engine)
     plan = statements(engine)
     newest = max(plan)
-    if fresh:
-        before = 0
-    else:
-        try:
-            row = session.one("SELECT value FROM meta WHERE key = 'schema_version'")
-        except session.DatabaseError as error:
-            raise StoreCorruptError(f"this database does not belong to memory-mcp: {error}") from error
-        if row is None:
-            raise StoreCorruptError("this database does not belong to memory-mcp: it has no schema version")
-        before = int(row[0])
-    if before > newest:
-        raise SchemaTooNewError(f"the store has schema version {before}; this program knows versions up to {newest}")
     for version, steps in plan.items():
         if version > before:
             for statement in steps:
@@ -64,4 +75,3 @@ def migrate(session: Session, engine: str, store_id: str, *, fresh: bool) -> int
         session.run("INSERT INTO meta (key, value) VALUES ('schema_version', $1)", str(newest))
     elif before < newest:
         session.run("UPDATE meta SET value = $1 WHERE key = 'schema_version'", str(newest))
-    return before

@@ -1,7 +1,7 @@
 """What each command does to the rows. Every change of a record passes through here, whichever engine stores it.
 
 A handler runs inside a transaction, checks the command against what is stored, writes the rows, and appends the
-ledger entries. It returns the result of the command as JSON.
+ledger entries. The result of a command is told from the entries it left, so a replay gives the same one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from memory_mcp.records.base import MAX_STEPS, Json, dumps
 from memory_mcp.records.ledger import LedgerEntry
 from memory_mcp.storage.transaction import Transaction
 
-Handler = Callable[[Transaction, Json], Json]
+Handler = Callable[[Transaction, Json], None]
 
 HEADER_FIELDS = (
     "episode_id",
@@ -54,6 +54,32 @@ def header_from_row(row: tuple[Any, ...]) -> Json:
     }
 
 
+def new_episode(draft: Json) -> Json:
+    """An episode as it starts."""
+    return {**draft, "status": "open", "outcome": None, "reward": None, "reflection": None, "ended_at": None}
+
+
+def numbered_step(draft: Json, number: int, at: int) -> Json:
+    """A step as it is kept."""
+    return {**draft, "step_number": number, "at": at if draft.get("at") is None else draft["at"]}
+
+
+def shown_receipts(receipts: list[Json], at: int) -> list[Json]:
+    """Receipts as they are kept, in the order of their rank."""
+    return [{**receipt, "rank": rank, "shown_at": at, "used": None} for rank, receipt in enumerate(receipts, 1)]
+
+
+def in_order(receipts: list[Json]) -> list[Json]:
+    """Receipts in the order in which they were shown, as `queries.receipts` gives them."""
+    order = ("shown_after", "shown_at", "rank", "memory_kind", "memory_id")
+    return sorted(receipts, key=lambda receipt: tuple(receipt[name] for name in order))
+
+
+def closed_by(episode: Json, outcome: Json, at: int) -> Json:
+    """What completing changes; a clock that was set back must not give an episode a negative duration."""
+    return {"status": "completed", "outcome": outcome, "ended_at": max(at, episode["started_at"])}
+
+
 def load_header(tx: Transaction, episode_id: str) -> Json:
     """The episode's row.
 
@@ -68,15 +94,13 @@ def load_header(tx: Transaction, episode_id: str) -> Json:
     return header_from_row(row)
 
 
-def create_episode(tx: Transaction, payload: Json) -> Json:
+def create_episode(tx: Transaction, payload: Json) -> None:
     """`{episode, receipts}`: start an episode, and note which memory was shown with it."""
-    episode = payload["episode"]
-    _insert_episode(tx, episode)
-    _insert_receipts(tx, episode["episode_id"], payload.get("receipts", []))
-    return {"episode_id": episode["episode_id"], "started_at": episode["started_at"]}
+    header = _insert_episode(tx, payload["episode"])
+    _insert_receipts(tx, header["episode_id"], payload.get("receipts", []))
 
 
-def add_steps(tx: Transaction, payload: Json) -> Json:
+def add_steps(tx: Transaction, payload: Json) -> None:
     """`{episode_id, steps, step_number, receipts}`: append steps to an open episode.
 
     `step_number`, if not 0, is the number that the caller expects the first step to get.
@@ -88,54 +112,48 @@ def add_steps(tx: Transaction, payload: Json) -> Json:
         raise StepConflictError(
             f"step_number {expected} does not follow: the episode has {header['step_count']} steps",
         )
-    numbers = [_append_step(tx, header, step) for step in payload["steps"]]
+    for step in payload["steps"]:
+        _append_step(tx, header, step)
     _insert_receipts(tx, header["episode_id"], payload.get("receipts", []))
-    return {"episode_id": header["episode_id"], "step_numbers": numbers, "step_count": header["step_count"]}
 
 
-def complete_episode(tx: Transaction, payload: Json) -> Json:
+def complete_episode(tx: Transaction, payload: Json) -> None:
     """`{episode_id, outcome}`: end an open episode."""
     header = load_header(tx, payload["episode_id"])
     _require_open(header)
     _close_episode(tx, header, payload["outcome"], tx.command.at)
-    return {"episode_id": header["episode_id"], "ended_at": header["ended_at"], "step_count": header["step_count"]}
 
 
-def import_episode(tx: Transaction, payload: Json) -> Json:
+def import_episode(tx: Transaction, payload: Json) -> None:
     """`{episode, steps, outcome, ended_at}`: a whole episode in one piece."""
-    header = payload["episode"]
-    _insert_episode(tx, header)
+    header = _insert_episode(tx, payload["episode"])
     for step in payload["steps"]:
         _append_step(tx, header, step)
     if payload["outcome"] is not None:
         _close_episode(tx, header, payload["outcome"], payload["ended_at"])
-    return {"episode_id": header["episode_id"], "step_count": header["step_count"]}
 
 
-def show_memory(tx: Transaction, payload: Json) -> Json:
+def show_memory(tx: Transaction, payload: Json) -> None:
     """`{episode_id, receipts}`: note which memory was shown to an open episode outside of its own calls."""
     header = load_header(tx, payload["episode_id"])
     _require_open(header)
     _insert_receipts(tx, header["episode_id"], payload["receipts"])
-    return {"episode_id": header["episode_id"]}
 
 
-def record_conflict(tx: Transaction, payload: Json) -> Json:
+def record_conflict(tx: Transaction, payload: Json) -> None:
     """`{command, error}`: a pending write that the store refused when it was replayed; nothing of it is lost."""
     command = payload["command"]
     subject = command["payload"].get("episode_id") or command["payload"].get("episode", {}).get("episode_id", "")
     tx.append("write.conflict", "episode", str(subject), payload)
-    return {}
 
 
-def _insert_episode(tx: Transaction, episode: Json) -> None:
+def _insert_episode(tx: Transaction, draft: Json) -> Json:
     exists = tx.session.one(
-        "SELECT 1 FROM episodes WHERE ns_hash = $1 AND episode_id = $2", tx.ns_hash, episode["episode_id"]
+        "SELECT 1 FROM episodes WHERE ns_hash = $1 AND episode_id = $2", tx.ns_hash, draft["episode_id"]
     )
     if exists:
-        raise EpisodeExistsError(f"episode {episode['episode_id']!r} is stored already")
-    episode.update(step_count=0, error_count=0, status="open", version=tx.next_position())
-    episode.update(outcome=None, reward=None, reflection=None, ended_at=None)
+        raise EpisodeExistsError(f"episode {draft['episode_id']!r} is stored already")
+    episode = {**new_episode(draft), "step_count": 0, "error_count": 0, "version": tx.next_position()}
     names = ", ".join(HEADER_FIELDS)
     values = [
         dumps(episode[name]) if name in _JSON_FIELDS and episode[name] is not None else episode[name]
@@ -145,16 +163,15 @@ def _insert_episode(tx: Transaction, episode: Json) -> None:
     tx.session.run(f"INSERT INTO episodes (ns_hash, {names}) VALUES ($1, {marks})", tx.ns_hash, *values)
     tx.put_unit("task", episode["episode_id"], episode["episode_id"], tx.recipe.task(episode), embed=True)
     tx.append("episode.created", "episode", episode["episode_id"], {"episode": episode})
+    return episode
 
 
-def _append_step(tx: Transaction, header: Json, draft: Json) -> int:
+def _append_step(tx: Transaction, header: Json, draft: Json) -> None:
     number = header["step_count"] + 1
     if number > MAX_STEPS:
         raise TooLargeError(f"an episode has at most {MAX_STEPS} steps", hint="Complete it and start a new one.")
     position = tx.next_position()
-    step = {**draft, "step_number": number}
-    if step.get("at") is None:
-        step["at"] = tx.command.at
+    step = numbered_step(draft, number, tx.command.at)
     failed = step["result"]["type"] != "success"
     header.update(step_count=number, error_count=header["error_count"] + failed, version=position)
     tx.session.run(
@@ -183,13 +200,10 @@ def _append_step(tx: Transaction, header: Json, draft: Json) -> int:
     )
     tx.put_unit("step", header["episode_id"], header["episode_id"], tx.recipe.step(step), step_number=number)
     tx.append("episode.step_added", "episode", header["episode_id"], {"step": step})
-    return int(number)
 
 
 def _close_episode(tx: Transaction, header: Json, outcome: Json, ended_at: int) -> None:
-    # a clock that was set back must not give an episode a negative duration
-    ended_at = max(ended_at, header["started_at"])
-    header.update(status="completed", outcome=outcome, ended_at=ended_at, version=tx.next_position())
+    header.update(closed_by(header, outcome, ended_at), version=tx.next_position())
     tx.session.run(
         "UPDATE episodes SET status = 'completed', outcome_type = $3, outcome = $4, ended_at = $5, version = $6"
         " WHERE ns_hash = $1 AND episode_id = $2",
@@ -197,7 +211,7 @@ def _close_episode(tx: Transaction, header: Json, outcome: Json, ended_at: int) 
         header["episode_id"],
         outcome["type"],
         dumps(outcome),
-        ended_at,
+        header["ended_at"],
         header["version"],
     )
     # findable by words at once; learning adds the reflection and then has it embedded
@@ -206,29 +220,31 @@ def _close_episode(tx: Transaction, header: Json, outcome: Json, ended_at: int) 
 
 
 def _insert_receipts(tx: Transaction, episode_id: str, receipts: list[Json]) -> None:
-    if not receipts:
-        return
-    shown = [
-        {**receipt, "rank": rank, "shown_at": tx.command.at, "used": None} for rank, receipt in enumerate(receipts, 1)
-    ]
-    tx.session.many(
-        "INSERT INTO receipts (ns_hash, episode_id, shown_after, memory_kind, memory_id, rank, advice, shown_at)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
-        [
-            (
-                tx.ns_hash,
-                episode_id,
-                receipt["shown_after"],
-                receipt["memory_kind"],
-                receipt["memory_id"],
-                receipt["rank"],
-                dumps(receipt["advice"]),
-                receipt["shown_at"],
-            )
-            for receipt in shown
-        ],
-    )
-    tx.append("memory.shown", "episode", episode_id, {"receipts": shown})
+    shown: list[Json] = []
+    for receipt in shown_receipts(receipts, tx.command.at):
+        inserted = tx.session.run(
+            "INSERT INTO receipts (ns_hash, episode_id, shown_after, memory_kind, memory_id, rank, advice, shown_at)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+            tx.ns_hash,
+            episode_id,
+            receipt["shown_after"],
+            receipt["memory_kind"],
+            receipt["memory_id"],
+            receipt["rank"],
+            dumps(receipt["advice"]),
+            receipt["shown_at"],
+        )
+        # what was shown already after the same step counts once
+        if inserted:
+            shown.append(receipt)
+    if shown:
+        entry = tx.append("memory.shown", "episode", episode_id, {"receipts": shown})
+        tx.session.run(
+            "UPDATE episodes SET version = $3 WHERE ns_hash = $1 AND episode_id = $2",
+            tx.ns_hash,
+            episode_id,
+            entry.position,
+        )
 
 
 def _require_open(header: Json) -> None:
@@ -237,11 +253,12 @@ def _require_open(header: Json) -> None:
 
 
 def result_of(entries: list[LedgerEntry]) -> Json:
-    """The result of a command that is stored already, from the entries it left."""
-    result: Json = {"episode_id": entries[0].subject_id, "already_applied": True}
+    """The result of a command, from the entries it left: `{episode_id, step_numbers?, step_count?, …}`."""
+    result: Json = {}
     for entry in entries:
         data = entry.data()
-        if entry.operation == "episode.step_added":
+        result["episode_id"] = entry.subject_id
+        if "step" in data:
             result.setdefault("step_numbers", []).append(data["step"]["step_number"])
             result["step_count"] = data["step"]["step_number"]
         elif "episode" in data:

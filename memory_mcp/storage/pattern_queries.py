@@ -8,37 +8,65 @@ from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import namespace_hash
 from memory_mcp.storage.session import Row, Session, placeholders
 
+Scope = tuple[str, str]
+GroupCounts = dict[str, dict[Scope, tuple[int, int]]]
+
 # of a pattern that only one episode shows, no more is known than that episode itself tells; a way out of an error is
 # worth having all the same
-_LOADED = "(s.support >= 2 OR p.kind = 'error_recovery')"
+_LOADED = "(c.support >= 2 OR p.kind = 'error_recovery')"
 
 
-def pattern_counts(session: Session, namespace: str) -> list[Row]:
-    """`(pattern_id, kind, group_id, body, first_at, last_at, domain, task_type, successes, failures, tried,
-    resolved)`, one row for each stratum of each pattern."""
-    ns_hash = namespace_hash(namespace)
+def pattern_counts(session: Session, namespace: str, pattern_ids: list[str] | None = None) -> list[Row]:
+    """`(pattern_id, kind, group_id, body, domain, task_type, successes, failures, tried, resolved)`, one row for each
+    stratum of each pattern; of all patterns or of some."""
+    if pattern_ids == []:
+        return []
+    some = f"AND pattern_id IN ({placeholders(len(pattern_ids), 2)})" if pattern_ids else ""
     return session.all(
-        "SELECT p.pattern_id, p.kind, p.group_id, p.body, p.first_at, p.last_at,"
+        "SELECT p.pattern_id, p.kind, p.group_id, p.body,"
         " c.domain, c.task_type, c.successes, c.failures, c.tried, c.resolved"
-        " FROM patterns p"
-        " JOIN (SELECT pattern_id, sum(successes + failures) AS support FROM pattern_counts WHERE ns_hash = $1"
-        "       GROUP BY pattern_id) s ON s.pattern_id = p.pattern_id"
-        " JOIN pattern_counts c ON c.ns_hash = p.ns_hash AND c.pattern_id = p.pattern_id"
-        f" WHERE p.ns_hash = $1 AND {_LOADED}",
-        ns_hash,
+        " FROM (SELECT *, sum(successes + failures) OVER (PARTITION BY pattern_id) AS support FROM pattern_counts"
+        f"      WHERE ns_hash = $1 {some}) c"
+        " JOIN patterns p ON p.ns_hash = c.ns_hash AND p.pattern_id = c.pattern_id"
+        f" WHERE {_LOADED}",
+        namespace_hash(namespace),
+        *(pattern_ids or ()),
     )
 
 
-def group_counts(session: Session, namespace: str) -> dict[str, dict[tuple[str, str], tuple[int, int, int, int]]]:
-    """`{group_id: {(domain, task_type): (successes, failures, tried, resolved)}}`."""
-    found: dict[str, dict[tuple[str, str], tuple[int, int, int, int]]] = {}
-    for group_id, domain, task_type, *numbers in session.all(
-        "SELECT group_id, domain, task_type, successes, failures, tried, resolved FROM group_counts WHERE ns_hash = $1",
+def group_counts(session: Session, namespace: str, pattern_ids: list[str] | None = None) -> GroupCounts:
+    """`{group_id: {(domain, task_type): (successes, failures)}}` of all groups, or of those of some patterns and of
+    the group of all episodes."""
+    some = ""
+    if pattern_ids is not None:
+        named = placeholders(len(pattern_ids), 2) or "NULL"
+        some = (
+            "AND (group_id = '' OR group_id IN"
+            f" (SELECT group_id FROM patterns WHERE ns_hash = $1 AND pattern_id IN ({named})))"
+        )
+    found: GroupCounts = {}
+    for group_id, domain, task_type, successes, failures in session.all(
+        f"SELECT group_id, domain, task_type, successes, failures FROM group_counts WHERE ns_hash = $1 {some}",
         namespace_hash(namespace),
+        *(pattern_ids or ()),
     ):
-        successes, failures, tried, resolved = numbers
-        found.setdefault(group_id, {})[(domain, task_type)] = (successes, failures, tried, resolved)
+        found.setdefault(group_id, {})[domain, task_type] = (successes, failures)
     return found
+
+
+def learned_since(session: Session, namespace: str, after: int, limit: int) -> list[list[str]] | None:
+    """For each episode learned behind a position of the ledger, the ids of the patterns that it shows; None if there
+    are more than `limit`, or if the ledger does not tell any more."""
+    payloads = session.all(
+        "SELECT payload FROM ledger WHERE operation = 'episode.learned' AND position > $1 AND ns_hash = $2"
+        " ORDER BY position LIMIT $3",
+        after,
+        namespace_hash(namespace),
+        limit + 1,
+    )
+    if len(payloads) > limit or any(payload is None for (payload,) in payloads):
+        return None
+    return [[pattern["pattern_id"] for pattern in json.loads(payload)["patterns"]] for (payload,) in payloads]
 
 
 def sources(session: Session, namespace: str, pattern_ids: list[str], limit: int) -> dict[str, list[Json]]:
@@ -74,8 +102,9 @@ def patterns_of_episodes(session: Session, namespace: str, episode_ids: list[str
     if not episode_ids:
         return {}
     found: dict[str, list[str]] = {}
-    for pattern_id, episode_id in session.all(
-        "SELECT pattern_id, episode_id FROM pattern_sources WHERE ns_hash = $1"
+    # `success` is asked for so that no index answers alone: SQLite would take the primary key's, and read all of it
+    for pattern_id, episode_id, _ in session.all(
+        "SELECT pattern_id, episode_id, success FROM pattern_sources WHERE ns_hash = $1"
         f" AND episode_id IN ({placeholders(len(episode_ids), 2)})",
         namespace_hash(namespace),
         *episode_ids,

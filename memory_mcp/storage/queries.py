@@ -63,7 +63,7 @@ def receipts(session: Session, ns_hash: int, episode_ids: list[str]) -> list[tup
     rows = session.all(
         "SELECT episode_id, shown_after, memory_kind, memory_id, rank, advice, shown_at, used FROM receipts"
         f" WHERE ns_hash = $1 AND episode_id IN ({placeholders(len(episode_ids), 2)})"
-        " ORDER BY episode_id, shown_after, shown_at, rank",
+        " ORDER BY episode_id, shown_after, shown_at, rank, memory_kind, memory_id",
         ns_hash,
         *episode_ids,
     )
@@ -128,7 +128,7 @@ def chain(session: Session, namespace: str, after_sequence: int, limit: int) -> 
 def chain_heads(session: Session) -> list[tuple[str, int, bytes]]:
     """`(namespace, sequence, hash)` of every chain."""
     return [
-        (row[0], row[1], bytes(row[2]))
+        (str(row[0]), row[1], row[2])
         for row in session.all("SELECT namespace, head_sequence, head_hash FROM namespaces ORDER BY namespace")
     ]
 
@@ -136,6 +136,13 @@ def chain_heads(session: Session) -> list[tuple[str, int, bytes]]:
 def head_position(session: Session) -> int:
     """Position of the newest ledger entry; 0 when there is none."""
     row = session.one("SELECT coalesce(max(position), 0) FROM ledger")
+    assert row is not None
+    return int(row[0])
+
+
+def ledger_entries(session: Session) -> int:
+    """Number of ledger entries."""
+    row = session.one("SELECT count(*) FROM ledger")
     assert row is not None
     return int(row[0])
 

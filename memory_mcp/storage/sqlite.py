@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import aiosqlite
 from sqlcipher3 import dbapi2 as sqlite
 
-from memory_mcp.errors import InternalError, MemoryMCPError, StorageError, StoreCorruptError
+from memory_mcp.errors import InternalError, MemoryMCPError
 from memory_mcp.records.ledger import Command, Written
-from memory_mcp.storage import migrations, queries
+from memory_mcp.storage import migrations, queries, sqlite_file
 from memory_mcp.storage.engine import StoreFailure
 from memory_mcp.storage.filelock import FileLock
 from memory_mcp.storage.learned import FOLLOWER_OPERATIONS
 from memory_mcp.storage.operations import OPERATIONS, result_of
-from memory_mcp.storage.session import Row, Session
+from memory_mcp.storage.session import Session
+from memory_mcp.storage.sqlite_session import DEFECTS, Connection, Fts5Index, SqliteSession, failure
 from memory_mcp.storage.transaction import Recipe, Transaction
 
 T = TypeVar("T")
@@ -35,56 +36,6 @@ MAX_GROUP = 256
 _HANDLERS = OPERATIONS | FOLLOWER_OPERATIONS
 
 _log = logging.getLogger(__name__)
-
-
-class SqliteSession:
-    """A `Session` on a SQLite connection."""
-
-    DatabaseError: type[Exception] = sqlite.DatabaseError
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    def all(self, sql: str, *values: Any) -> list[Row]:
-        rows: list[Row] = self._connection.execute(sql, _bind(values)).fetchall()
-        return rows
-
-    def one(self, sql: str, *values: Any) -> Row | None:
-        cursor = self._connection.execute(sql, _bind(values))
-        row: Row | None = cursor.fetchone()
-        # an open cursor would keep the read transaction of its connection alive
-        cursor.close()
-        return row
-
-    def run(self, sql: str, *values: Any) -> int:
-        return int(self._connection.execute(sql, _bind(values)).rowcount)
-
-    def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        self._connection.executemany(sql, [_bind(row) for row in rows])
-
-
-class Fts5Index:
-    """The words of units in FTS5."""
-
-    def put(self, session: Session, unit_id: int, terms: str) -> None:
-        session.run("INSERT INTO units_fts (rowid, terms) VALUES ($1, $2)", unit_id, terms)
-
-    def remove(self, session: Session, unit_id: int) -> None:
-        session.run("DELETE FROM units_fts WHERE rowid = $1", unit_id)
-
-
-class _Connection(aiosqlite.Connection):
-    """An aiosqlite connection that runs whole units of work, one thread hop each."""
-
-    async def unit(self, work: Callable[[SqliteSession], T]) -> T:
-        result: T = await self._execute(self._run, work)  # type: ignore[no-untyped-call]
-        return result
-
-    def _run(self, work: Callable[[SqliteSession], T]) -> T:
-        try:
-            return work(SqliteSession(self._conn))
-        except sqlite.Error as error:
-            raise failure(error) from error
 
 
 @dataclass(slots=True)
@@ -112,16 +63,15 @@ class SqliteEngine:
     ) -> None:
         self.path = path
         self.store_id = ""
-        self.schema_before = 0
         self._recipe = recipe
         self._lock_seconds = lock_seconds
         self._busy_seconds = busy_seconds
         self._reader_count = readers
         self._index = Fts5Index()
         self._lock: FileLock | None = None
-        self._writer: _Connection | None = None
-        self._readers: asyncio.Queue[_Connection] = asyncio.Queue()
-        self._all_readers: list[_Connection] = []
+        self._writer: Connection | None = None
+        self._readers: asyncio.Queue[Connection] = asyncio.Queue()
+        self._all_readers: list[Connection] = []
         self._waiting: list[_Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
 
@@ -137,34 +87,38 @@ class SqliteEngine:
                 hint="Install sqlcipher3>=0.6.4.",
             )
         try:
+            await asyncio.to_thread(self._inspect)
             self._lock = FileLock(self.path.with_suffix(".lock"))
-        except OSError as error:
-            raise StoreFailure(f"cannot open the lock file: {error}") from error
-        try:
             self._writer = await self._connect()
             await self._writer.unit(self._prepare)
+            self._readers = asyncio.Queue()
             for _ in range(self._reader_count):
                 reader = await self._connect()
-                await reader.unit(lambda session: session.run("PRAGMA query_only = ON"))
                 self._all_readers.append(reader)
+                await reader.unit(lambda session: session.run("PRAGMA query_only = ON"))
                 self._readers.put_nowait(reader)
+        except OSError as error:
+            await self.close()
+            raise StoreFailure(f"cannot open {self.path}: {error}") from error
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
         """Finish the writes under way and close all connections."""
-        if self._flushing is not None:
-            await asyncio.wait([self._flushing])
-        for reader in self._all_readers:
-            await reader.close()
-        self._all_readers.clear()
-        if self._writer is not None:
-            await self._writer.close()
-            self._writer = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        # from here on no write is taken any more
+        writer, self._writer = self._writer, None
+        readers, self._all_readers = self._all_readers, []
+        lock, self._lock = self._lock, None
+        try:
+            if self._flushing is not None:
+                await asyncio.wait([self._flushing])
+            for connection in (*readers, writer):
+                if connection is not None:
+                    await _close(connection)
+        finally:
+            if lock is not None:
+                lock.close()
 
     async def read(self, work: Callable[[Session], T]) -> T:
         """Run a reading unit of work on a reader's thread; it sees one consistent snapshot.
@@ -172,6 +126,8 @@ class SqliteEngine:
         Raises:
             StoreFailure: the database failed.
         """
+        if not self._all_readers:
+            raise StoreFailure("the store is not open")
         reader = await self._readers.get()
         try:
             return await reader.unit(lambda session: _snapshot(session, work))
@@ -187,22 +143,23 @@ class SqliteEngine:
             MemoryMCPError: the command was refused and changed nothing.
             StoreFailure: the database failed; whether the write is durable is not known.
         """
-        if self._writer is None:
+        if self._writer is None or self._lock is None:
             raise StoreFailure("the store is not open")
         future: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(command, replayed, future))
         if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush(), name="group-commit")
+            self._flushing = asyncio.create_task(self._flush(self._writer, self._lock), name="group-commit")
         return await asyncio.shield(future)
 
     async def data_version(self) -> int:
         """A number that changes when another connection or process has committed."""
-        reader = self._all_readers[0]
-        row = await reader.unit(lambda session: session.one("PRAGMA data_version"))
+        if not self._all_readers:
+            raise StoreFailure("the store is not open")
+        row = await self._all_readers[0].unit(lambda session: session.one("PRAGMA data_version"))
         return int(row[0]) if row else 0
 
-    async def _connect(self) -> _Connection:
-        connection = _Connection(self._connector, iter_chunk_size=64)
+    async def _connect(self) -> Connection:
+        connection = Connection(self._connector, iter_chunk_size=64)
         try:
             await connection
         except sqlite.Error as error:
@@ -212,7 +169,6 @@ class SqliteEngine:
     def _connector(self) -> Any:
         connection = sqlite.connect(str(self.path), timeout=self._busy_seconds, isolation_level=None)
         for pragma in (
-            "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
             "trusted_schema = OFF",
@@ -222,13 +178,25 @@ class SqliteEngine:
             connection.execute(f"PRAGMA {pragma}").fetchall()
         return connection
 
+    def _inspect(self) -> None:
+        """Refuse a file that is not ours or too new, before anything is written to it."""
+        try:
+            with sqlite_file.reading(self.path, self._busy_seconds) as connection:
+                if connection is not None:
+                    migrations.check(_schema_version(SqliteSession(connection)), self.name)
+        except sqlite.Error as error:
+            raise failure(error) from error
+
     def _prepare(self, session: SqliteSession) -> None:
         assert self._lock is not None
         with self._lock.held(self._lock_seconds):
+            # two processes must not switch at once: this statement does not wait for a lock
+            mode = session.one("PRAGMA journal_mode = WAL")
+            if mode is None or mode[0] != "wal":
+                raise StoreFailure("the file system of the data directory cannot do write-ahead logging")
             session.run("BEGIN IMMEDIATE")
             try:
-                fresh = session.one("SELECT 1 FROM sqlite_schema LIMIT 1") is None
-                self.schema_before = migrations.migrate(session, self.name, uuid4().hex, fresh=fresh)
+                migrations.migrate(session, self.name, uuid4().hex, before=_schema_version(session))
                 row = session.one("SELECT value FROM meta WHERE key = 'store_id'")
                 session.run("COMMIT")
             except BaseException:
@@ -237,15 +205,20 @@ class SqliteEngine:
         assert row is not None
         self.store_id = str(row[0])
 
-    async def _flush(self) -> None:
+    async def _flush(self, writer: Connection, lock: FileLock) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
-            assert self._writer is not None
             outcomes: Sequence[Written | Exception]
             try:
-                outcomes = await self._writer.unit(lambda session, group=group: self._commit(session, group))  # type: ignore[misc]
+                outcomes = await writer.unit(partial(self._commit, lock, group))
             except Exception as error:  # noqa: BLE001 - every waiting caller must hear of it
                 outcomes = [error] * len(group)
+            except BaseException:
+                # the event loop ends; nobody may be left waiting for an answer that does not come
+                for waiting in (*group, *self._waiting):
+                    waiting.future.cancel()
+                self._waiting = []
+                raise
             for waiting, outcome in zip(group, outcomes, strict=True):
                 if waiting.future.cancelled():
                     continue
@@ -256,10 +229,9 @@ class SqliteEngine:
                 else:
                     waiting.future.set_result(outcome)
 
-    def _commit(self, session: SqliteSession, group: list[_Waiting]) -> list[Written | MemoryMCPError]:
-        assert self._lock is not None
+    def _commit(self, lock: FileLock, group: list[_Waiting], session: SqliteSession) -> list[Written | MemoryMCPError]:
         outcomes: list[Written | MemoryMCPError] = []
-        with self._lock.held(self._lock_seconds) as in_turn:
+        with lock.held(self._lock_seconds) as in_turn:
             if not in_turn:
                 _log.warning("no turn to write within %s s; relying on SQLite's own lock", self._lock_seconds)
             session.run("BEGIN IMMEDIATE")
@@ -279,34 +251,31 @@ class SqliteEngine:
         transaction = Transaction(session, command, self._recipe, self._index)
         session.run("SAVEPOINT command")
         try:
-            result = _HANDLERS[command.operation](transaction, command.payload)
+            _HANDLERS[command.operation](transaction, command.payload)
         except MemoryMCPError as error:
             _undo_savepoint(session)
             return error
-        except sqlite.IntegrityError as error:
-            _undo_savepoint(session)
-            _log.exception("command %s broke a rule of the schema", command.operation)
-            return InternalError(f"{command.operation} broke a rule of the schema: {error}")
-        except sqlite.Error:
-            raise
-        except Exception:  # noqa: BLE001 - a defect in one command must not take down those that share its group
+        except Exception as error:
+            if isinstance(error, sqlite.Error) and not isinstance(error, DEFECTS):
+                raise
+            # a defect in one command must not take down those that share its group
             _undo_savepoint(session)
             _log.exception("command %s failed", command.operation)
-            return InternalError(f"{command.operation} failed because of a defect")
+            return InternalError(f"{command.operation} failed because of a defect: {error}")
         session.run("RELEASE command")
-        return Written(result, transaction.entries)
+        return Written(result_of(transaction.entries), transaction.entries)
 
 
-def failure(error: Exception) -> StorageError:
-    """The error of ours for an error of the driver."""
-    text = str(error)
-    if "malformed" in text or "not a database" in text or "encrypted" in text:
-        return StoreCorruptError(f"the database file is damaged or not a database: {text}")
-    return StoreFailure(f"the database failed: {text}")
+def _schema_version(session: SqliteSession) -> int:
+    empty = session.one("SELECT 1 FROM sqlite_schema LIMIT 1") is None
+    return 0 if empty else migrations.known_version(session)
 
 
-def _bind(values: Sequence[Any]) -> dict[str, Any]:
-    return {str(number): value for number, value in enumerate(values, 1)}
+async def _close(connection: Connection) -> None:
+    try:
+        await connection.close()
+    except (sqlite.Error, ValueError) as error:
+        _log.warning("a connection did not close: %s", error)
 
 
 def _snapshot(session: Session, work: Callable[[Session], T]) -> T:
@@ -314,10 +283,11 @@ def _snapshot(session: Session, work: Callable[[Session], T]) -> T:
     try:
         return work(session)
     finally:
-        session.run("COMMIT")
+        # nothing was written; a rollback works also where the work failed
+        _rollback(session)
 
 
-def _rollback(session: SqliteSession) -> None:
+def _rollback(session: Session) -> None:
     try:
         session.run("ROLLBACK")
     except sqlite.Error as error:

@@ -1,9 +1,10 @@
-"""The store as services see it: source of truth, cache and pending journal behind two circuit breakers.
+"""The store as services see it: source of truth, cache and pending journal behind circuit breakers.
 
     write   store (retried) ── fails ──> pending journal (synced) ── fails ──> error
     read    process ──> cache ──> store;   store out ──> cache and journal, marked as degraded
 
-There is no other way to write, and no copy in memory that a crash could take away.
+There is no other way to write, and no copy in memory that a crash could take away. Reading and writing the store have
+a breaker each, because on a full disk, or behind a process that was stopped, one works without the other.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from memory_mcp.clock import Clock
-from memory_mcp.errors import CacheUnavailableError, MemoryMCPError, StorageUnavailableError
+from memory_mcp.errors import MemoryMCPError, StorageUnavailableError
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import Command, Written
 from memory_mcp.storage import queries
 from memory_mcp.storage.breaker import CircuitBreaker, with_retries
-from memory_mcp.storage.cache import Cache, puts_for_episode
-from memory_mcp.storage.engine import STORE_FAILURES, Engine
-from memory_mcp.storage.fold import concerns, fold
+from memory_mcp.storage.cache import Cache
+from memory_mcp.storage.cache_guard import CacheGuard
+from memory_mcp.storage.engine import STORE_FAILURES, Engine, StoreFailure
+from memory_mcp.storage.fold import fold
 from memory_mcp.storage.journal import Journal
+from memory_mcp.storage.pending import Pending
 from memory_mcp.storage.session import Session
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_CACHE_WRITE_SECONDS = 0.5
-_REPLAY_TURN_SECONDS = 2.0
-_REPLAY_BATCH = 64
+_CATCH_UP_BATCH = 256
 _WARM_EPISODES = 500
 
 
@@ -74,19 +75,19 @@ class Store:
     ) -> None:
         self.engine = engine
         self.cache = cache
-        self.journal = journal
-        self.store_breaker = CircuitBreaker("store", clock, failures=failures, reset_seconds=reset_seconds)
-        self.cache_breaker = CircuitBreaker("cache", clock, failures=failures, reset_seconds=reset_seconds)
-        self.writes = {"committed": 0, "pending": 0, "refused": 0, "failed": 0, "replayed": 0, "conflicts": 0}
-        self.journal_error = ""
+        breaker = partial(CircuitBreaker, clock=clock, failures=failures, reset_seconds=reset_seconds)
+        self.store_breaker = breaker("store")
+        self.write_breaker = breaker("store_writes")
+        self.cache_breaker = breaker("cache")
+        self._writes = {"committed": 0, "pending": 0, "refused": 0, "failed": 0}
         self._clock = clock
         self._attempts = attempts
         self._rng = rng or random.Random()
         self._opened = False
         self._opening = asyncio.Lock()
-        self._draining = asyncio.Lock()
         self._listeners: list[Callable[[], None]] = []
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="cache")
+        self._guard = CacheGuard(cache, self.cache_breaker)
+        self._pending = Pending(journal, clock, partial(self._commit, replayed=True))
 
     async def open(self) -> None:
         """Open journal, engine and cache. Whichever fails leaves the store degraded, not closed.
@@ -94,40 +95,44 @@ class Store:
         Raises:
             SchemaTooNewError: the store belongs to a newer program.
         """
+        self._pending.open()
         try:
-            self.journal.open()
-        except StorageUnavailableError as error:
-            self.journal_error = str(error)
-            _log.error("%s", error)
-        try:
-            await self._guarded(self._ensure_open)
+            await self._guarded(self._ensure_open, self.store_breaker)
         except StorageUnavailableError as error:
             _log.error("the store cannot be opened: %s", error)
-        self.cache.store_id = self.engine.store_id
-        try:
-            self.cache.open()
-        except CacheUnavailableError as error:
-            _log.error("the cache cannot be opened: %s", error)
-            self.cache_breaker.trip(error)
+            self._guard.open("")
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Finish the writes under way and close everything."""
-        await self.engine.close()
-        self._threads.shutdown(wait=False)
         try:
-            self.cache.close()
-        except CacheUnavailableError as error:
-            _log.warning("%s", error)
-        self.journal.close()
+            await self.engine.close()
+        finally:
+            self._guard.close()
+            self._pending.close()
 
     @property
     def degraded(self) -> bool:
-        """Whether the source of truth is out of order or writes wait for it."""
-        return self.store_breaker.state != "closed" or bool(self.journal_error) or self.pending() > 0
+        """Whether the source of truth is out of order, or writes wait for it: answers may lack something."""
+        return any(breaker.state != "closed" for breaker in (self.store_breaker, self.write_breaker)) or (
+            self.pending() > 0
+        )
+
+    @property
+    def journal_error(self) -> str:
+        """Why the pending journal could not take a write; empty when it can."""
+        return self._pending.error
+
+    @property
+    def writes(self) -> dict[str, int]:
+        """What became of the writes of this process."""
+        return {**self._writes, "replayed": self._pending.replayed, "conflicts": self._pending.conflicts}
 
     def pending(self) -> int:
         """Writes in the journal."""
-        return 0 if self.journal_error else len(self.journal)
+        return self._pending.count()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Have `listener` called, on the event loop, whenever this process has committed something."""
@@ -141,24 +146,25 @@ class Store:
             StorageUnavailableError: neither store nor journal could take it.
         """
         cause: Exception | None = None
-        if self.pending() == 0 or await self.drain():
+        # a write must not overtake those that wait
+        if self.pending() == 0 or await self._pending.drain():
             try:
                 written = await self._commit(command)
             except StorageUnavailableError as error:
                 cause = error
             except MemoryMCPError:
-                self.writes["refused"] += 1
+                self._writes["refused"] += 1
                 raise
             else:
-                self.writes["committed"] += 1
+                self._writes["committed"] += 1
                 return written
         try:
-            await asyncio.to_thread(self.journal.append, command)
+            await self._pending.append(command)
         except StorageUnavailableError:
-            self.writes["failed"] += 1
+            self._writes["failed"] += 1
             raise
-        self.writes["pending"] += 1
-        _log.warning("the store is out of order (%s); %s waits in the journal", cause, command.operation)
+        self._writes["pending"] += 1
+        _log.warning("%s waits in the journal: %s", command.operation, cause or "others wait before it")
         return Written({}, pending=True)
 
     async def write_derived(self, command: Command) -> Written:
@@ -180,7 +186,7 @@ class Store:
             await self._ensure_open()
             return await self.engine.read(work)
 
-        return await self._guarded(call)
+        return await self._guarded(call, self.store_breaker)
 
     async def episode(self, namespace: str, episode_id: str) -> Loaded:
         """Read an episode through the cache.
@@ -188,36 +194,30 @@ class Store:
         Raises:
             StorageUnavailableError: the store is out of order and no copy of the episode is at hand.
         """
-        waiting = self._waiting_for(namespace, episode_id)
-        degraded = self.store_breaker.state != "closed"
-        found = self.from_cache(lambda: self.cache.episode(namespace, episode_id))
-        if found is None:
-            try:
-                found = await self.read(lambda session: queries.episode(session, namespace, episode_id))
-            except StorageUnavailableError:
-                if not waiting:
-                    raise
-                degraded = True
-            else:
-                degraded = False
-                if found is not None:
-                    puts = puts_for_episode(found)
-                    await self._to_cache(lambda: self.cache.put(puts))
-        for command in waiting:
-            found = fold(found, command)
-        return Loaded(found, degraded or bool(waiting), len(waiting))
+        waiting = self._pending.writes_to(namespace, episode_id)
+        cached = self.from_cache(lambda: self.cache.episode(namespace, episode_id))
+        if cached is not None and not waiting and not self._guard.behind():
+            return Loaded(cached, degraded=self.store_breaker.state != "closed")
+
+        def ask(session: Session) -> tuple[Json | None, int, list[Command]]:
+            # a commit that seemed to fail may have happened
+            open_writes = [command for command in waiting if not queries.written(session, command.write_id)]
+            return *_snapshot(session, namespace, episode_id), open_writes
+
+        try:
+            stored, position, waiting = await self.read(ask)
+        except StorageUnavailableError:
+            found = _folded(cached, waiting)
+            if found is None:
+                raise
+            return Loaded(found, degraded=True, pending=len(waiting))
+        if stored is not None:
+            await self._guard.tell(partial(self.cache.fill, stored, position))
+        return Loaded(_folded(stored, waiting), degraded=bool(waiting), pending=len(waiting))
 
     def from_cache(self, call: Callable[[], T]) -> T | None:
         """The answer of the cache, or None when it is out of order."""
-        if not self._cache_allows():
-            return None
-        try:
-            answer = call()
-        except CacheUnavailableError as error:
-            self._cache_failed(error)
-            return None
-        self.cache_breaker.success()
-        return answer
+        return self._guard.ask(call)
 
     async def catch_up(self) -> None:
         """Bring the cache up to the ledger, in order.
@@ -226,74 +226,21 @@ class Store:
             StorageUnavailableError: the store is out of order.
         """
         head = await self.read(queries.head_position)
-        applied = self.from_cache(self._refreshed)
-        if applied is None or applied == head:
-            return
-        if applied > head:
-            # left over from a store that was replaced by an older copy
-            self.from_cache(self.cache.rebuild)
-        if applied == 0 or applied > head:
+        applied = self._applied(head)
+        started = self.from_cache(self.cache.started)
+        if started is False:
             await self._fill(head)
+        if not started or applied is None:
             return
-        while applied < head and self.cache_breaker.state == "closed":
-            entries = await self.read(lambda session, after=applied: queries.ledger(session, after, 256))  # type: ignore[misc]
-            await self._to_cache(lambda entries=entries: self.cache.apply(entries))  # type: ignore[misc]
+        while applied < head:
+            entries = await self.read(partial(queries.ledger, after=applied, limit=_CATCH_UP_BATCH))
+            if not entries or not await self._guard.tell(partial(self.cache.apply, entries)):
+                return
             applied = entries[-1].position
 
     async def drain(self) -> bool:
-        """Replay the pending journal in order; True when nothing is left to wait for.
-
-        A command that no longer fits what is stored loses: it is kept in the ledger as a conflict.
-        """
-        async with self._draining:
-            if self.pending() == 0:
-                return True
-            lock = self.journal.replay_lock
-            assert lock is not None
-            with lock.held(0.0) as mine:
-                return await self._replay() if mine else await self._other_replays()
-
-    async def _replay(self) -> bool:
-        while batch := self.journal.first(_REPLAY_BATCH):
-            for sequence, command in batch:
-                try:
-                    await self._commit(command, replayed=True)
-                    self.writes["replayed"] += 1
-                except StorageUnavailableError:
-                    return False
-                except MemoryMCPError as error:
-                    if not await self._record_conflict(command, error):
-                        return False
-                await asyncio.to_thread(self.journal.remove, sequence)
-        return True
-
-    async def _record_conflict(self, command: Command, error: MemoryMCPError) -> bool:
-        conflict = Command(
-            operation="write.conflict",
-            namespace=command.namespace,
-            payload={
-                "command": {"operation": command.operation, "payload": command.payload, "at": command.at},
-                "error": error.as_dict(),
-            },
-            write_id=f"{command.write_id}:conflict",
-            at=self._clock.now(),
-            actor=command.actor,
-        )
-        try:
-            await self._commit(conflict, replayed=True)
-        except StorageUnavailableError:
-            return False
-        self.writes["conflicts"] += 1
-        _log.warning("a pending %s lost against the store: %s", command.operation, error)
-        return True
-
-    async def _other_replays(self) -> bool:
-        until = self._clock.monotonic() + _REPLAY_TURN_SECONDS
-        while self.pending():
-            if self._clock.monotonic() >= until:
-                return False
-            await self._clock.sleep(0.01)
-        return True
+        """Replay what waits in the journal, in order; True when nothing is left to wait for."""
+        return await self._pending.drain()
 
     async def _commit(self, command: Command, *, replayed: bool = False) -> Written:
         again = replayed
@@ -305,38 +252,34 @@ class Store:
             # a commit that failed may be durable all the same; from the second attempt on the write_id is looked up
             return await self.engine.write(command, replayed=known)
 
-        written = await self._guarded(call)
+        written = await self._guarded(call, self.write_breaker)
         if written.entries:
-            await self._to_cache(lambda: self.cache.apply(written.entries))
+            if not await self._guard.tell(partial(self.cache.apply, written.entries)):
+                self._guard.missed(written.position)
             for listener in self._listeners:
                 listener()
         return written
 
-    async def _guarded(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call the engine through its breaker, with retries."""
-        if not self.store_breaker.allow():
+    async def _guarded(self, call: Callable[[], Awaitable[T]], breaker: CircuitBreaker) -> T:
+        """Call the engine through a breaker, with retries."""
+        if not breaker.allow():
             raise StorageUnavailableError(
-                f"the store is out of order ({self.store_breaker.last_error});"
-                f" the next trial is in {self.store_breaker.retry_after:.0f} s"
+                f"the store is out of order ({breaker.last_error}); the next trial is in {breaker.retry_after:.0f} s"
             )
         try:
             answer = await with_retries(
-                call,
-                retry_on=STORE_FAILURES,
-                clock=self._clock,
-                attempts=self._attempts,
-                rng=self._rng,
+                call, retry_on=StoreFailure, clock=self._clock, attempts=self._attempts, rng=self._rng
             )
         except STORE_FAILURES as error:
-            self.store_breaker.failure(error)
+            breaker.failure(error)
             raise StorageUnavailableError(f"the store is out of order: {error}") from error
         except MemoryMCPError:
-            self.store_breaker.success()
+            breaker.success()
             raise
         except BaseException:
-            self.store_breaker.release()
+            breaker.release()
             raise
-        self.store_breaker.success()
+        breaker.success()
         return answer
 
     async def _ensure_open(self) -> None:
@@ -345,54 +288,38 @@ class Store:
         async with self._opening:
             if not self._opened:
                 await self.engine.open()
+                self._guard.open(self.engine.store_id)
+                self._applied(await self.engine.read(queries.head_position))
                 self._opened = True
-
-    async def _to_cache(self, call: Callable[[], None]) -> None:
-        """Write to the cache on its own thread: a writer of another process that was stopped holds LMDB's lock."""
-        if not self._cache_allows():
-            return
-        loop = asyncio.get_running_loop()
-        try:
-            await asyncio.wait_for(loop.run_in_executor(self._threads, call), _CACHE_WRITE_SECONDS)
-        except TimeoutError:
-            self._cache_failed(CacheUnavailableError("a write to the cache does not end"))
-        except CacheUnavailableError as error:
-            self._cache_failed(error)
-        else:
-            self.cache_breaker.success()
-
-    def _cache_allows(self) -> bool:
-        trial = self.cache_breaker.state == "half_open"
-        if not self.cache_breaker.allow():
-            return False
-        if trial:
-            try:
-                self.cache.rebuild()
-            except CacheUnavailableError as error:
-                self._cache_failed(error)
-                return False
-        return True
-
-    def _cache_failed(self, error: CacheUnavailableError) -> None:
-        self.cache_breaker.failure(error)
-        _log.warning("the cache failed: %s", error)
 
     async def _fill(self, head: int) -> None:
         """Fill an empty cache with what was written last; anything else comes with the first read."""
-        self.from_cache(lambda: self.cache.skip_to(head))
-        newest = await self.read(lambda session: queries.episode_ids_newest_first(session, _WARM_EPISODES))
+        if not await self._guard.tell(partial(self.cache.start, head)):
+            return
+        newest = await self.read(partial(queries.episode_ids_newest_first, limit=_WARM_EPISODES))
         for namespace, episode_id in newest:
-            found = await self.read(
-                lambda session, name=namespace, subject=episode_id: queries.episode(session, name, subject)  # type: ignore[misc]
-            )
+            found, position = await self.read(partial(_snapshot, namespace=namespace, episode_id=episode_id))
             if found is not None:
-                await self._to_cache(lambda episode=found: self.cache.put(puts_for_episode(episode)))  # type: ignore[misc]
+                await self._guard.tell(partial(self.cache.fill, found, position))
 
-    def _refreshed(self) -> int:
-        self.cache.refresh()
-        return self.cache.applied()
+    def _applied(self, head: int) -> int | None:
+        """What the cache has applied of a ledger that stands at `head`; None when it is out of order."""
 
-    def _waiting_for(self, namespace: str, episode_id: str) -> list[Command]:
-        if self.pending() == 0:
-            return []
-        return [command for _, command in self.journal.first() if concerns(command, namespace, episode_id)]
+        def look() -> int:
+            self.cache.refresh()
+            if self.cache.applied() > head:
+                # left over from a store that was replaced by an older copy
+                self.cache.rebuild()
+            return self.cache.applied()
+
+        return self.from_cache(look)
+
+
+def _snapshot(session: Session, namespace: str, episode_id: str) -> tuple[Json | None, int]:
+    return queries.episode(session, namespace, episode_id), queries.head_position(session)
+
+
+def _folded(episode: Json | None, commands: list[Command]) -> Json | None:
+    for command in commands:
+        episode = fold(episode, command)
+    return episode

@@ -120,7 +120,7 @@ def _playbook(match: Match, console: Console) -> None:
         console.print(f"  {step['order']:>2}. {call}  [dim]{step.get('evidence', '')}[/dim]")
     low, high = evidence["interval"]
     console.print(
-        f"  evidence: {evidence['successes']} successes, {evidence['failures']} failures of episodes that went this way;"
+        f"  evidence: {evidence['successes']} successes and {evidence['failures']} failures of episodes like it;"
         f" success rate {evidence['success_rate']:.0%} ({low:.0%}–{high:.0%})"
         + (f", base rate {evidence['base_rate']:.0%}" if evidence["base_rate"] is not None else "")
     )

@@ -1,0 +1,119 @@
+"""The cache behind its circuit breaker: it may fail in any way, and nobody above has to notice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from memory_mcp.errors import CacheUnavailableError
+from memory_mcp.storage.breaker import CircuitBreaker
+from memory_mcp.storage.cache import Cache
+from memory_mcp.storage.cache_files import CacheDamagedError
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_WRITE_SECONDS = 0.5
+
+
+class CacheGuard:
+    """Calls the cache as long as that makes sense, and rebuilds it when its breaker lets a trial through."""
+
+    def __init__(self, cache: Cache, breaker: CircuitBreaker) -> None:
+        self._cache = cache
+        self._breaker = breaker
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="cache")
+        # the newest of our own commits that the cache did not take
+        self._missed = 0
+
+    def open(self, store_id: str) -> None:
+        """Open the cache for this store, or open it once more because only now it is known which store it is for."""
+        if self._cache.file != (0, 0) and self._cache.store_id == store_id:
+            return
+        try:
+            self._cache.open(store_id)
+        except CacheUnavailableError as error:
+            _log.error("the cache cannot be opened: %s", error)
+            self._breaker.trip(error)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        try:
+            self._cache.close()
+        except CacheUnavailableError as error:
+            _log.warning("%s", error)
+
+    def ask(self, call: Callable[[], T]) -> T | None:
+        """The answer of the cache, or None when it is out of order."""
+        if not self._allows():
+            return None
+        try:
+            answer = call()
+        except CacheUnavailableError as error:
+            self._failed(error)
+            return None
+        except BaseException:
+            self._breaker.release()
+            raise
+        self._breaker.success()
+        return answer
+
+    async def tell(self, call: Callable[[], None]) -> bool:
+        """Write to the cache; False when it did not take it.
+
+        On a thread of its own, because a writer of another process that was stopped holds LMDB's lock.
+        """
+        if not self._allows():
+            return False
+        try:
+            # not `wait_for`, which swallows a cancellation that comes together with the result
+            async with asyncio.timeout(_WRITE_SECONDS):
+                await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except TimeoutError:
+            # whatever is written next would wait behind it
+            self._failed(CacheUnavailableError("a write to the cache does not end"), hopeless=True)
+            return False
+        except CacheUnavailableError as error:
+            self._failed(error)
+            return False
+        except BaseException:
+            self._breaker.release()
+            raise
+        self._breaker.success()
+        return True
+
+    def missed(self, position: int) -> None:
+        """Note a commit of this process that the cache did not take."""
+        self._missed = max(self._missed, position)
+
+    def behind(self) -> bool:
+        """Whether the cache lacks a commit of this process: until then it must not answer in place of the store."""
+        if self._missed and (self.ask(self._cache.applied) or 0) >= self._missed:
+            self._missed = 0
+        return self._missed > 0
+
+    def _allows(self) -> bool:
+        trial = self._breaker.state == "half_open"
+        if not self._breaker.allow():
+            return False
+        if trial:
+            try:
+                self._cache.rebuild()
+            except CacheUnavailableError as error:
+                self._failed(error)
+                return False
+            except BaseException:
+                self._breaker.release()
+                raise
+        return True
+
+    def _failed(self, error: CacheUnavailableError, *, hopeless: bool = False) -> None:
+        if hopeless or isinstance(error, CacheDamagedError):
+            self._breaker.trip(error)
+        else:
+            self._breaker.failure(error)
+        _log.warning("the cache failed: %s", error)

@@ -1,0 +1,61 @@
+"""Looking at a database file before it is opened for writing, so that what is not ours stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlcipher3 import dbapi2 as sqlite
+
+from memory_mcp.errors import StoreCorruptError
+
+_MAGIC = b"SQLite format 3\x00"
+
+
+@contextmanager
+def reading(path: Path, busy_seconds: float) -> Iterator[Any]:
+    """A connection that cannot write; None where there is no file yet, or an empty one.
+
+    Raises:
+        StoreCorruptError: the file is not a database, or its end is missing.
+        OSError: it cannot be read.
+    """
+    if not _check_header(path):
+        yield None
+        return
+    uri = f"file:{quote(str(path))}?mode=ro"
+    with closing(sqlite.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)) as connection:
+        yield connection
+
+
+def _check_header(path: Path) -> bool:
+    """Whether there is a database; fields as in sqlite.org/fileformat.html#the_database_header."""
+    log = path.with_name(f"{path.name}-wal")
+    # asked before and after, because somebody may be just moving pages from the log to the file
+    had_log = _has_content(log)
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+            size = file.seek(0, 2)
+    except FileNotFoundError:
+        return False
+    if not header:
+        return False
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        raise StoreCorruptError(f"{path} is not a SQLite database")
+    page_size = int.from_bytes(header[16:18])
+    needed = int.from_bytes(header[28:32]) * (65_536 if page_size == 1 else page_size)
+    count_is_valid = header[24:28] == header[92:96]
+    if count_is_valid and size < needed and not had_log and not _has_content(log):
+        raise StoreCorruptError(f"the end of {path} is missing: it has {size} of {needed} bytes")
+    return True
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False

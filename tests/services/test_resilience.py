@@ -1,0 +1,807 @@
+"""Faults, injected and real, seen through the public interface: nothing is lost or doubled, and health tells."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memory_mcp.errors import MemoryMCPError, SchemaTooNewError, StorageUnavailableError
+from memory_mcp.memory import Memory
+from memory_mcp.records.base import Json
+from memory_mcp.records.episode import EpisodeDraft, Outcome, StepDraft, StepResult
+from memory_mcp.retrieval.recipe import TextRecipe
+from memory_mcp.retrieval.search import Query
+from memory_mcp.settings import Settings
+from memory_mcp.storage import queries
+from memory_mcp.storage.journal import Journal
+from memory_mcp.storage.ledger import verify
+from memory_mcp.storage.sqlite import SqliteEngine
+from tests.conftest import PATIENCE, ManualClock, Open
+from tests.storage.support import FailingEngine
+
+NAMESPACE = "default"
+
+# longer than a breaker stays open
+LATER = 31.0
+
+
+@pytest.fixture
+def engine(settings: Settings) -> FailingEngine:
+    return FailingEngine(SqliteEngine(settings.data_dir / "memory.db", TextRecipe()))
+
+
+@pytest.fixture
+async def memory(open_memory: Open, engine: FailingEngine, clock: ManualClock) -> Memory:
+    """A memory whose store fails when it is told to, and whose background work waits for the clock."""
+    opened = await open_memory(engine=engine, clock=clock)
+    await ready(opened)
+    return opened
+
+
+async def eventually(condition: Callable[[], Any], clock: ManualClock | None = None) -> None:
+    """Wait, within bounds, until something is so; the clock goes on meanwhile."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            if clock is not None:
+                clock.advance(0.25)
+            await asyncio.sleep(0.001)
+
+
+async def ready(memory: Memory) -> None:
+    """Wait until the first comparison of cache and ledger is done."""
+    await eventually(lambda: memory.upkeep.last_sync)
+
+
+async def start(memory: Memory, task: str = "repair the build") -> Json:
+    return await memory.episodes.create(EpisodeDraft(task_description=task), NAMESPACE)
+
+
+async def took(memory: Memory, episode_id: str, *tools: str, number: int = 0) -> Json:
+    steps = [StepDraft(tool=tool, result=StepResult(output=f"{tool} worked")) for tool in tools]
+    return await memory.episodes.add_steps(episode_id, steps, NAMESPACE, step_number=number)
+
+
+async def finish(memory: Memory, episode_id: str, outcome: Any = "success") -> Json:
+    return await memory.episodes.complete(episode_id, Outcome(type=outcome), NAMESPACE)
+
+
+async def tools_of(memory: Memory, episode_id: str) -> list[str]:
+    return [step["tool"] for step in (await memory.episodes.get(episode_id, NAMESPACE))["steps"]]
+
+
+async def operations(memory: Memory) -> list[str]:
+    entries = await memory.store.read(lambda session: queries.ledger(session, 0, 10_000))
+    return [entry.operation for entry in entries]
+
+
+async def whole(memory: Memory) -> bool:
+    return await memory.store.read(verify) == []
+
+
+# --- the cache is broken ----------------------------------------------------------------------------------------------
+
+
+def garbage(cache: Path) -> None:
+    (cache / "data.mdb").write_bytes(os.urandom(200_000))
+
+
+def garbage_in_the_pages(cache: Path) -> None:
+    with (cache / "data.mdb").open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(8192)
+        file.write(os.urandom(max(0, size - 8192)))
+
+
+def deleted(cache: Path) -> None:
+    shutil.rmtree(cache)
+
+
+def replaced_by_a_file(cache: Path) -> None:
+    shutil.rmtree(cache)
+    cache.write_text("in the way")
+
+
+def truncated(cache: Path) -> None:
+    os.truncate(cache / "data.mdb", 8192)
+
+
+DAMAGE = [garbage, garbage_in_the_pages, deleted, replaced_by_a_file, truncated]
+
+
+async def a_life(memory: Memory) -> str:
+    """A whole episode; every answer must be as if nothing were wrong."""
+    episode_id = str((await start(memory, "a life with a broken cache"))["episode_id"])
+    assert (await took(memory, episode_id, "git"))["step_count"] == 1
+    assert await tools_of(memory, episode_id) == ["git"]
+    assert (await took(memory, episode_id, "make"))["step_numbers"] == [2]
+    assert await tools_of(memory, episode_id) == ["git", "make"]
+    done = await finish(memory, episode_id)
+    assert done["reward"]["total"] > 0
+    told = await memory.episodes.get(episode_id, NAMESPACE)
+    assert told["status"] == "completed"
+    assert told["reward"] == done["reward"]
+    found = await memory.recall.query(Query(text="a life with a broken cache", namespace=NAMESPACE))
+    assert episode_id in [episode["episode_id"] for episode in found["episodes"]]
+    for answer in (done, told, found):
+        assert "degraded" not in answer
+        assert "pending" not in answer
+    return episode_id
+
+
+@pytest.mark.parametrize("harm", DAMAGE, ids=lambda harm: harm.__name__)
+async def test_a_cache_that_was_damaged_before_the_start_is_not_noticed(
+    settings: Settings, open_memory: Open, harm: Callable[[Path], None]
+) -> None:
+    async with Memory(settings) as first:
+        before = await a_life(first)
+    harm(settings.data_dir / "cache")
+    memory = await open_memory()
+    assert len(await tools_of(memory, before)) == 2
+    await a_life(memory)
+    await ready(memory)
+    assert (await memory.status.health())["overall"] == "healthy"
+
+
+@pytest.mark.parametrize("harm", [garbage_in_the_pages, deleted, replaced_by_a_file], ids=lambda harm: harm.__name__)
+async def test_a_cache_that_is_damaged_while_it_is_in_use_costs_nobody_an_answer_and_heals(
+    memory: Memory, clock: ManualClock, settings: Settings, harm: Callable[[Path], None]
+) -> None:
+    before = await a_life(memory)
+    harm(settings.data_dir / "cache")
+    await a_life(memory)
+    clock.advance(LATER)
+    await a_life(memory)
+    assert await tools_of(memory, before) == ["git", "make"]
+    await eventually(lambda: memory.store.cache_breaker.state == "closed", clock)
+    await memory.store.catch_up()
+    assert (await memory.status.health())["overall"] == "healthy"
+    assert memory.store.cache.applied() == await memory.store.read(queries.head_position)
+
+
+async def test_a_cache_that_cannot_be_made_is_told_by_health_and_heals_when_it_can(
+    settings: Settings, open_memory: Open, clock: ManualClock
+) -> None:
+    in_the_way = settings.data_dir / "cache.lock"
+    in_the_way.mkdir(parents=True)
+    memory = await open_memory(clock=clock)
+    await a_life(memory)
+    health = await memory.status.health()
+    assert health["overall"] == "degraded"
+    assert health["cache_storage"]["status"] == "unhealthy"
+    assert "cache" in health["cache_storage"]["error"]
+    clock.advance(LATER)
+    assert (await memory.status.health())["overall"] == "degraded"
+    in_the_way.rmdir()
+    clock.advance(LATER)
+    await eventually(lambda: memory.store.cache_breaker.state == "closed", clock)
+    await ready(memory)
+    before = memory.store.cache.hits
+    await a_life(memory)
+    assert memory.store.cache.hits > before
+    assert (await memory.status.health())["overall"] == "healthy"
+
+
+async def test_a_cache_that_fails_at_every_write_does_not_serve_what_is_out_of_date(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    from memory_mcp.errors import CacheUnavailableError
+
+    episode_id = str((await start(memory))["episode_id"])
+    await took(memory, episode_id, "git")
+    assert await tools_of(memory, episode_id) == ["git"]
+    broken = True
+    real = memory.store.cache.apply
+
+    def apply(entries: Any) -> None:
+        if broken:
+            raise CacheUnavailableError("no room")
+        real(entries)
+
+    monkeypatch.setattr(memory.store.cache, "apply", apply)
+    monkeypatch.setattr(memory.store.cache, "fill", lambda *_: apply([]))
+    for number in range(2, 5):
+        await took(memory, episode_id, "make")
+        assert len(await tools_of(memory, episode_id)) == number
+    broken = False
+    await eventually(lambda: memory.store.cache.applied() == 5, clock)
+    misses = memory.store.cache.misses
+    assert len(await tools_of(memory, episode_id)) == 4
+    assert memory.store.cache.misses == misses
+
+
+async def test_a_cache_whose_writes_hang_slows_one_call_down_and_no_more(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    go = threading.Event()
+    monkeypatch.setattr(memory.store.cache, "apply", lambda _entries: go.wait(20))
+    monkeypatch.setattr(memory.store.cache, "fill", lambda *_: go.wait(20))
+    monkeypatch.setattr("memory_mcp.storage.cache_guard._WRITE_SECONDS", 0.05)
+    try:
+        started = asyncio.get_running_loop().time()
+        await a_life(memory)
+        assert asyncio.get_running_loop().time() - started < 2
+        assert (await memory.status.health())["cache_storage"]["status"] == "unhealthy"
+    finally:
+        go.set()
+
+
+# --- the store fails --------------------------------------------------------------------------------------------------
+
+
+async def test_while_the_store_fails_known_episodes_are_told_and_marked(memory: Memory, engine: FailingEngine) -> None:
+    episode_id = await a_life(memory)
+    engine.fails = {"read", "write"}
+    for _ in range(10):
+        # the first few answers come before the breaker knows; from then on each is marked
+        told = await memory.episodes.get(episode_id, NAMESPACE)
+        assert [step["tool"] for step in told["steps"]] == ["git", "make"]
+        await memory.recall.query(Query(text="broken cache life", namespace=NAMESPACE))
+    assert told["degraded"]
+    found = await memory.recall.query(Query(text="broken cache life", namespace=NAMESPACE))
+    assert [episode["episode_id"] for episode in found["episodes"]] == [episode_id]
+    assert found["degraded"]
+    health = await memory.status.health()
+    assert health["overall"] == "degraded"
+    assert health["primary_storage"]["status"] == "unhealthy"
+    assert health["primary_storage"]["breaker"] == "open"
+    with pytest.raises(StorageUnavailableError):
+        await memory.episodes.get("never heard of", NAMESPACE)
+
+
+async def test_writes_wait_while_the_store_fails_and_are_told_before_and_after_they_are_replayed(
+    memory: Memory, engine: FailingEngine, clock: ManualClock
+) -> None:
+    known = str((await start(memory, "known"))["episode_id"])
+    await took(memory, known, "git")
+    engine.fails = {"read", "write"}
+    fresh = await start(memory, "fresh")
+    assert fresh["pending"]
+    new = str(fresh["episode_id"])
+    for tool in ("a", "b", "c"):
+        assert (await took(memory, new, tool))["pending"]
+        assert (await took(memory, known, tool.upper()))["pending"]
+    done = await finish(memory, new)
+    assert done["pending"]
+    told = await memory.episodes.get(new, NAMESPACE)
+    assert told["status"] == "completed"
+    assert [step["tool"] for step in told["steps"]] == ["a", "b", "c"]
+    assert (told["pending"], told["degraded"], told["pending_writes"]) == (True, True, 5)
+    told = await memory.episodes.get(known, NAMESPACE)
+    assert [step["tool"] for step in told["steps"]] == ["git", "A", "B", "C"]
+    assert told["pending_writes"] == 3
+    health = await memory.status.health()
+    assert (health["overall"], health["journal"]["pending_writes"]) == ("degraded", 8)
+
+    engine.fails = set()
+    clock.advance(LATER)
+    await eventually(lambda: memory.store.pending() == 0, clock)
+    for episode_id, tools in ((new, ["a", "b", "c"]), (known, ["git", "A", "B", "C"])):
+        told = await memory.episodes.get(episode_id, NAMESPACE)
+        assert [step["tool"] for step in told["steps"]] == tools
+        assert "pending" not in told
+        assert "degraded" not in told
+    order = [operation for operation in await operations(memory) if operation != "episode.learned"]
+    assert order == [
+        "episode.created",
+        "episode.step_added",
+        "episode.created",
+        *["episode.step_added"] * 6,
+        "episode.completed",
+    ]
+    await memory.settle()
+    assert (await memory.episodes.get(new, NAMESPACE))["reward"]["total"] > 0
+    assert await whole(memory)
+    assert (await memory.status.health())["overall"] == "healthy"
+
+
+async def test_a_write_does_not_overtake_those_that_wait(
+    memory: Memory, engine: FailingEngine, clock: ManualClock
+) -> None:
+    episode_id = str((await start(memory))["episode_id"])
+    engine.fails = {"write"}
+    await took(memory, episode_id, "first")
+    await took(memory, episode_id, "second")
+    engine.fails = set()
+    answer = await took(memory, episode_id, "third")
+    assert "pending" not in answer
+    assert answer["step_numbers"] == [3]
+    assert await tools_of(memory, episode_id) == ["first", "second", "third"]
+
+
+async def test_concurrent_writes_while_the_store_comes_and_goes_are_all_there_once(
+    memory: Memory, engine: FailingEngine, clock: ManualClock
+) -> None:
+    episodes = [str((await start(memory, f"task {number}"))["episode_id"]) for number in range(4)]
+
+    async def work(episode_id: str) -> None:
+        for number in range(12):
+            await took(memory, episode_id, f"t{number}")
+
+    async def weather() -> None:
+        for number in range(30):
+            engine.fails = {"write"} if number % 3 else set()
+            engine.ambiguous = number % 2
+            await asyncio.sleep(0)
+            clock.advance(LATER)
+            await asyncio.sleep(0.002)
+        engine.fails, engine.ambiguous = set(), 0
+
+    await asyncio.gather(weather(), *(work(episode_id) for episode_id in episodes))
+    clock.advance(LATER)
+    await eventually(lambda: memory.store.pending() == 0, clock)
+    for episode_id in episodes:
+        assert await tools_of(memory, episode_id) == [f"t{number}" for number in range(12)]
+    assert await whole(memory)
+
+
+async def test_pending_writes_outlive_the_process_that_took_them(
+    settings: Settings, engine: FailingEngine, clock: ManualClock
+) -> None:
+    async with Memory(settings, engine=engine, clock=clock) as memory:
+        await ready(memory)
+        engine.fails = {"read", "write"}
+        episode_id = str((await start(memory, "taken while the store was out"))["episode_id"])
+        await took(memory, episode_id, "a", "b")
+    async with Memory(settings, engine=engine, clock=clock) as memory:
+        told = await memory.episodes.get(episode_id, NAMESPACE)
+        assert [step["tool"] for step in told["steps"]] == ["a", "b"]
+        assert told["degraded"]
+        await took(memory, episode_id, "c")
+    engine.fails = {"open"}
+    async with Memory(settings, engine=engine, clock=clock) as memory:
+        assert await tools_of(memory, episode_id) == ["a", "b", "c"]
+        await finish(memory, episode_id)
+        assert (await memory.status.health())["overall"] == "degraded"
+    async with Memory(settings) as memory:
+        await eventually(lambda: memory.store.pending() == 0)
+        told = await memory.episodes.get(episode_id, NAMESPACE)
+        assert (told["status"], [step["tool"] for step in told["steps"]]) == ("completed", ["a", "b", "c"])
+        await memory.settle()
+        assert (await memory.episodes.get(episode_id, NAMESPACE))["reward"]
+        assert await whole(memory)
+
+
+async def test_a_pending_write_that_no_longer_fits_is_kept_as_a_conflict(
+    memory: Memory, engine: FailingEngine, clock: ManualClock
+) -> None:
+    episode_id = str((await start(memory))["episode_id"])
+    engine.fails = {"write"}
+    await finish(memory, episode_id)
+    assert (await took(memory, episode_id, "too late"))["pending"]
+    assert (await took(memory, "nobody", "lost"))["pending"]
+    assert await tools_of(memory, episode_id) == []
+    engine.fails = set()
+    await eventually(lambda: memory.store.pending() == 0, clock)
+    entries = await memory.store.read(lambda session: queries.ledger(session, 0, 100, "write.conflict"))
+    kept = [(entry.subject_id, entry.data()["error"]["code"]) for entry in entries]
+    assert kept == [(episode_id, "episode_closed"), ("nobody", "episode_not_found")]
+    assert entries[0].data()["command"]["payload"]["steps"][0]["tool"] == "too late"
+    assert memory.store.writes["conflicts"] == 2
+    assert await whole(memory)
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["readable", "unreadable"])
+async def test_a_commit_that_failed_after_it_was_durable_is_there_once(
+    memory: Memory, engine: FailingEngine, clock: ManualClock, readable: bool
+) -> None:
+    episode_id = str((await start(memory))["episode_id"])
+
+    async def ambiguously(write: Awaitable[Json]) -> Json:
+        engine.ambiguous = 1
+        if not readable:
+            engine.fails = {"read"}
+        answer = await write
+        engine.fails = set()
+        return answer
+
+    assert (await ambiguously(took(memory, episode_id, "a", "b")))["pending"]
+    assert await tools_of(memory, episode_id) == ["a", "b"]
+    created = await ambiguously(start(memory, "another"))
+    assert (await memory.episodes.get(created["episode_id"], NAMESPACE))["steps"] == []
+    await ambiguously(finish(memory, episode_id))
+    assert (await memory.episodes.get(episode_id, NAMESPACE))["status"] == "completed"
+    await eventually(lambda: memory.store.pending() == 0, clock)
+    await memory.settle()
+    assert await tools_of(memory, episode_id) == ["a", "b"]
+    written = await operations(memory)
+    assert written.count("episode.created") == 2
+    assert written.count("episode.step_added") == 2
+    assert written.count("episode.completed") == written.count("episode.learned") == 1
+    assert "write.conflict" not in written
+    assert await whole(memory)
+
+
+async def test_a_repeated_attempt_after_a_durable_commit_gives_the_first_answer(
+    settings: Settings, engine: FailingEngine, open_memory: Open
+) -> None:
+    memory = await open_memory(engine=engine, settings=settings.model_copy(update={"retry_attempts": 3}))
+    episode_id = str((await start(memory))["episode_id"])
+    engine.ambiguous = 2
+    answer = await took(memory, episode_id, "a", "b")
+    assert (answer["step_numbers"], answer["step_count"]) == ([1, 2], 2)
+    assert "pending" not in answer
+    assert await tools_of(memory, episode_id) == ["a", "b"]
+
+
+async def test_without_store_and_journal_a_write_is_refused_and_health_says_so(
+    memory: Memory, engine: FailingEngine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode_id = await a_life(memory)
+    engine.fails = {"read", "write"}
+
+    def full(self: Journal, *_: object) -> int:
+        raise StorageUnavailableError("no space left for the pending journal")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Journal, "append", full)
+        broken.setattr(Journal, "probe", full)
+        for _ in range(3):
+            with pytest.raises(StorageUnavailableError) as refused:
+                await start(memory)
+            assert refused.value.code == "storage_unavailable"
+        clock.advance(1)
+        health = await memory.status.health()
+        assert health["overall"] == "unhealthy"
+        assert health["journal"]["status"] == "unhealthy"
+        # what is known can still be told
+        assert await tools_of(memory, episode_id) == ["git", "make"]
+    # room again: the journal takes writes at once, and health hears of it without one
+    await eventually(lambda: not memory.store.journal_error, clock)
+    assert (await start(memory))["pending"]
+    assert (await memory.status.health())["overall"] == "degraded"
+
+
+async def test_a_journal_that_could_not_be_opened_is_opened_as_soon_as_it_can_be(
+    settings: Settings, engine: FailingEngine, open_memory: Open, clock: ManualClock
+) -> None:
+    (settings.data_dir / "pending" / "replay.lock").mkdir(parents=True)
+    memory = await open_memory(engine=engine, clock=clock)
+    await a_life(memory)
+    health = await memory.status.health()
+    assert (health["overall"], health["journal"]["status"]) == ("degraded", "unhealthy")
+    engine.fails = {"write"}
+    with pytest.raises(StorageUnavailableError):
+        await start(memory)
+    (settings.data_dir / "pending" / "replay.lock").rmdir()
+    await eventually(lambda: not memory.store.journal_error, clock)
+    assert (await start(memory))["pending"]
+
+
+async def test_a_damaged_journal_is_kept_and_told_by_health_while_the_store_works(
+    settings: Settings, open_memory: Open
+) -> None:
+    (settings.data_dir / "pending").mkdir(parents=True)
+    file = settings.data_dir / "pending" / "data.mdb"
+    file.write_bytes(b"these may be somebody's acknowledged writes" * 1000)
+    before = file.read_bytes()
+    memory = await open_memory()
+    await a_life(memory)
+    health = await memory.status.health()
+    assert (health["overall"], health["journal"]["status"]) == ("degraded", "unhealthy")
+    assert file.read_bytes() == before
+
+
+async def test_refusals_are_no_failures_of_the_store(memory: Memory, engine: FailingEngine) -> None:
+    for _ in range(20):
+        with pytest.raises(MemoryMCPError) as refused:
+            await took(memory, "nobody", "x")
+        assert refused.value.code == "episode_not_found"
+    assert memory.store.write_breaker.state == "closed"
+    assert memory.store.write_breaker.failures == 0
+    assert memory.store.pending() == 0
+
+
+async def test_the_breaker_spares_a_failing_store_and_comes_back_by_one_trial(
+    memory: Memory, engine: FailingEngine, clock: ManualClock
+) -> None:
+    engine.fails = {"write"}
+    for number in range(5):
+        await start(memory, f"task {number}")
+    assert memory.store.write_breaker.state == "open"
+    calls = engine.calls["write"]
+    for number in range(20):
+        await start(memory, f"more {number}")
+    assert engine.calls["write"] == calls
+    clock.advance(LATER)
+    engine.fails = set()
+    await eventually(lambda: memory.store.pending() == 0, clock)
+    assert memory.store.write_breaker.state == "closed"
+    assert (await operations(memory)).count("episode.created") == 25
+
+
+async def test_a_call_that_is_cancelled_during_the_trial_gives_the_trial_back(
+    memory: Memory, engine: FailingEngine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.fails = {"write", "read"}
+    for number in range(6):
+        await start(memory, f"task {number}")
+    assert memory.store.store_breaker.state == "open"
+    hanging = asyncio.Event()
+
+    async def hang(*_: Any, **__: Any) -> Any:
+        hanging.set()
+        await asyncio.Event().wait()
+
+    await memory.upkeep.stop()
+    clock.advance(LATER)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "read", hang)
+        trial = asyncio.create_task(memory.store.read(queries.head_position))
+        await asyncio.wait_for(hanging.wait(), PATIENCE)
+        assert not memory.store.store_breaker.allow()
+        trial.cancel()
+        await asyncio.wait([trial])
+    engine.fails = set()
+    assert await memory.store.read(queries.head_position) == 0
+    assert memory.store.store_breaker.state == "closed"
+
+
+async def test_a_store_that_opens_late_is_used_with_its_own_cache(
+    settings: Settings, engine: FailingEngine, open_memory: Open, clock: ManualClock
+) -> None:
+    async with Memory(settings) as first:
+        episode_id = await a_life(first)
+    # a cache that was copied here from somewhere else
+    elsewhere = settings.model_copy(update={"data_dir": settings.data_dir.parent / "elsewhere"})
+    async with Memory(elsewhere) as other:
+        foreign = await a_life(other)
+    shutil.rmtree(settings.data_dir / "cache")
+    shutil.copytree(elsewhere.data_dir / "cache", settings.data_dir / "cache")
+    engine.fails = {"open"}
+    memory = await open_memory(engine=engine, clock=clock)
+    assert (await memory.status.health())["primary_storage"]["status"] == "unhealthy"
+    engine.fails = set()
+    clock.advance(LATER)
+    assert await tools_of(memory, episode_id) == ["git", "make"]
+    with pytest.raises(MemoryMCPError) as refused:
+        await memory.episodes.get(foreign, NAMESPACE)
+    assert refused.value.code == "episode_not_found"
+
+
+async def test_a_memory_of_a_newer_program_is_refused_and_leaves_nothing_open(settings: Settings) -> None:
+    async with Memory(settings) as memory:
+        await memory.store.engine.read(lambda session: session.all("SELECT 1"))
+    from sqlcipher3 import dbapi2 as sqlite
+
+    connection = sqlite.connect(str(settings.data_dir / "memory.db"), isolation_level=None)
+    connection.execute("UPDATE meta SET value = '999' WHERE key = 'schema_version'")
+    connection.close()
+    descriptors = open_files()
+    for _ in range(5):
+        with pytest.raises(SchemaTooNewError):
+            await Memory(settings).open()
+    assert open_files() == descriptors
+
+
+@pytest.mark.parametrize("make", [b"garbage" * 5000, b""], ids=["garbage", "empty"])
+async def test_over_a_damaged_database_writes_are_taken_and_wait(
+    settings: Settings, open_memory: Open, make: bytes
+) -> None:
+    settings.data_dir.mkdir(parents=True)
+    file = settings.data_dir / "memory.db"
+    file.write_bytes(make)
+    memory = await open_memory()
+    if not make:
+        await a_life(memory)
+        return
+    health = await memory.status.health()
+    assert health["overall"] == "degraded"
+    assert "not a SQLite database" in health["primary_storage"]["error"]
+    episode_id = str((await start(memory))["episode_id"])
+    assert (await took(memory, episode_id, "a"))["pending"]
+    assert await tools_of(memory, episode_id) == ["a"]
+    assert file.read_bytes() == make
+
+
+async def test_a_directory_where_nothing_can_be_written_is_told_and_not_a_crash(
+    settings: Settings, open_memory: Open
+) -> None:
+    for name in ("memory.lock", "pending/replay.lock", "cache.lock"):
+        (settings.data_dir / name).mkdir(parents=True)
+    memory = await open_memory()
+    assert (await memory.status.health())["overall"] == "unhealthy"
+    with pytest.raises(StorageUnavailableError):
+        await start(memory)
+    with pytest.raises(StorageUnavailableError):
+        await memory.episodes.get("any", NAMESPACE)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the platform does not tell its open files")
+async def test_opening_and_closing_many_memories_leaves_no_file_and_no_thread_behind(settings: Settings) -> None:
+
+    async with Memory(settings) as memory:
+        await start(memory)
+    files, threads = open_files(), threading.active_count()
+    for _ in range(200):
+        async with Memory(settings):
+            pass
+    assert open_files() <= files
+    # the event loop keeps a few threads for whoever needs one
+    assert threading.active_count() <= threads + 8
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_through_random_faults_every_acknowledged_write_is_there_exactly_once(
+    settings: Settings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rng = random.Random(seed)
+    engine = FailingEngine(SqliteEngine(settings.data_dir / "memory.db", TextRecipe()))
+    memory = await Memory(settings, engine=engine, clock=clock).open()
+    expected: dict[str, list[str]] = {}
+    full = False
+    append = Journal.append
+
+    def maybe_append(self: Journal, command: Any) -> int:
+        if full:
+            raise StorageUnavailableError("full")
+        return append(self, command)
+
+    monkeypatch.setattr(Journal, "append", maybe_append)
+    for number in range(60):
+        fault = rng.random()
+        if fault < 0.25:
+            engine.fails = set(rng.sample(["read", "write", "open"], rng.randint(0, 2)))
+        elif fault < 0.35:
+            engine.ambiguous = rng.randint(0, 2)
+        elif fault < 0.45:
+            full = rng.random() < 0.3
+        elif fault < 0.55:
+            clock.advance(rng.choice([0.3, 5, LATER]))
+        elif fault < 0.6:
+            await memory.close()
+            memory = await Memory(settings, engine=engine, clock=clock).open()
+        elif fault < 0.65:
+            shutil.rmtree(settings.data_dir / "cache", ignore_errors=True)
+        # were a write refused whose commit happened all the same, nobody could say what is expected
+        full = full and not engine.ambiguous
+        try:
+            if not expected or rng.random() < 0.2:
+                expected[str((await start(memory, f"task {number}"))["episode_id"])] = []
+            else:
+                episode_id = rng.choice(list(expected))
+                await took(memory, episode_id, f"t{number}")
+                expected[episode_id].append(f"t{number}")
+        except StorageUnavailableError:
+            assert full
+        if expected:
+            episode_id = rng.choice(list(expected))
+            try:
+                told = await tools_of(memory, episode_id)
+            except StorageUnavailableError:
+                assert {"read", "open"} & engine.fails or memory.store.store_breaker.state != "closed"
+            else:
+                assert told == expected[episode_id]
+    engine.fails, engine.ambiguous, full = set(), 0, False
+    clock.advance(LATER)
+    await eventually(lambda: memory.store.pending() == 0, clock)
+    for episode_id, tools in expected.items():
+        assert await tools_of(memory, episode_id) == tools
+    written = await operations(memory)
+    assert written.count("episode.created") == len(expected)
+    assert written.count("episode.step_added") == sum(map(len, expected.values()))
+    assert "write.conflict" not in written
+    assert await whole(memory)
+    await memory.store.catch_up()
+    for episode_id in expected:
+        stored = await memory.store.read(
+            lambda session, name=episode_id: queries.episode(session, NAMESPACE, name)  # type: ignore[misc]
+        )
+        cached = memory.store.cache.episode(NAMESPACE, episode_id)
+        assert cached is None or cached["steps"] == stored["steps"]
+    await memory.close()
+
+
+FULL_DISK = """
+import asyncio, json, resource, sys
+from pathlib import Path
+from memory_mcp.errors import MemoryMCPError
+from memory_mcp.memory import Memory
+from memory_mcp.settings import Settings
+from memory_mcp.storage import queries
+from memory_mcp.storage.ledger import verify
+from tests.services.test_resilience import NAMESPACE, finish, ready, start, took, tools_of
+
+def room(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+async def main(directory):
+    often = {"breaker_reset_seconds": 0.2, "poll_seconds": 0.05}
+    settings = Settings(data_dir=directory, embedder="none", retry_attempts=2, **often)
+    told = {}
+    async with Memory(settings) as memory:
+        await ready(memory)
+        log = directory / "memory.db-wal"
+        first = (await start(memory))["episode_id"]
+        while log.stat().st_size < 300_000:
+            await took(memory, first, "before")
+        count = len(await tools_of(memory, first))
+        room(200_000)
+        answers = [await took(memory, first, f"t{number}") for number in range(8)]
+        second = await start(memory, "begun on a full disk")
+        await took(memory, second["episode_id"], "a", "b")
+        told["pending"] = all(answer.get("pending", False) for answer in [*answers, second])
+        told["seen"] = [(await tools_of(memory, first))[count:], await tools_of(memory, second["episode_id"])]
+        health = await memory.status.health()
+        told["health"] = [health["overall"], health["journal"]["status"], health["journal"].get("pending_writes")]
+        told["error"] = memory.store.write_breaker.last_error
+        room(4096)
+        try:
+            await took(memory, first, "nowhere")
+        except MemoryMCPError as error:
+            told["refused"] = error.code
+        told["unhealthy journal"] = (await memory.status.health())["journal"]["status"]
+        room(resource.RLIM_INFINITY)
+        async with asyncio.timeout(20):
+            while memory.store.pending() or memory.store.journal_error or memory.store.cache_breaker.state != "closed":
+                await asyncio.sleep(0.01)
+        told["after"] = [(await tools_of(memory, first))[count:], await tools_of(memory, second["episode_id"])]
+        await finish(memory, first)
+        await memory.store.catch_up()
+        told["overall"] = (await memory.status.health())["overall"]
+        told["findings"] = len(await memory.store.read(verify))
+        entries = await memory.store.read(lambda session: queries.ledger(session, 0, 10_000))
+        told["steps"] = sum(entry.operation == "episode.step_added" for entry in entries) - count
+    print(json.dumps(told))
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_on_a_really_full_disk_writes_wait_and_are_replayed_when_there_is_room(tmp_path: Path) -> None:
+    pytest.importorskip("resource", reason="this platform has no limit on the size of files")
+    tmp_path.joinpath("data").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    waited = [[f"t{number}" for number in range(8)], ["a", "b"]]
+    assert told["pending"]
+    assert told["seen"] == waited
+    assert told["health"] == ["degraded", "degraded", 10]
+    assert "StoreFailure" in told["error"]
+    assert told["refused"] == "storage_unavailable"
+    assert told["unhealthy journal"] == "unhealthy"
+    assert told["after"] == waited
+    assert told["overall"] == "healthy"
+    assert told["findings"] == 0
+    assert told["steps"] == 10
+
+
+async def test_a_store_that_was_put_back_to_an_older_copy_is_not_contradicted_by_its_cache(settings: Settings) -> None:
+    async with Memory(settings) as memory:
+        await ready(memory)
+        old = await a_life(memory)
+    copy = (settings.data_dir / "memory.db").read_bytes()
+    async with Memory(settings) as memory:
+        new = await a_life(memory)
+        await took(memory, str((await start(memory))["episode_id"]), "more")
+    (settings.data_dir / "memory.db").write_bytes(copy)
+    async with Memory(settings) as memory:
+        assert await tools_of(memory, old) == ["git", "make"]
+        with pytest.raises(MemoryMCPError) as refused:
+            await memory.episodes.get(new, NAMESPACE)
+        assert refused.value.code == "episode_not_found"
+        await ready(memory)
+        await a_life(memory)
+        assert (await memory.status.health())["overall"] == "healthy"
