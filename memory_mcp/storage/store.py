@@ -288,8 +288,13 @@ class Store:
         async with self._opening:
             if not self._opened:
                 await self.engine.open()
-                self._guard.open(self.engine.store_id)
-                self._applied(await self.engine.read(queries.head_position))
+                try:
+                    self._guard.open(self.engine.store_id)
+                    self._applied(await self.engine.read(queries.head_position))
+                except BaseException:
+                    # the next trial opens it anew; connections left behind would keep the process alive
+                    await self.engine.close()
+                    raise
                 self._opened = True
 
     async def _fill(self, head: int) -> None:
