@@ -105,7 +105,7 @@ class Judged:
 
 def judge(patterns: Sequence[Sequence[Stratum]], rate: float = FALSE_DISCOVERY_RATE) -> list[Evidence]:
     """Evidence for all patterns of a family, given as their strata; `rate` is the false discovery rate."""
-    import numpy as np
+    from memory_mcp.numerics import np
 
     counts = [
         (owner, s.successes, s.failures, s.group_successes, s.group_failures)
@@ -123,7 +123,7 @@ def judge_counts(count: int, table: NDArray[np.int64], rate: float = FALSE_DISCO
     Patterns with less than `MIN_SUPPORT` episodes, and those that no outcome could make significant, are not tested:
     their p- and q-values are 1 and they are `unproven`.
     """
-    import numpy as np
+    from memory_mcp.numerics import np
 
     owner, successes, failures, group_successes, group_failures = table[:, table[1] + table[2] > 0]
     n, total = successes + failures, group_successes + group_failures
@@ -144,7 +144,7 @@ def judge_counts(count: int, table: NDArray[np.int64], rate: float = FALSE_DISCO
 
 def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     """q-values: the smallest false discovery rate at which each test would count as a discovery."""
-    import numpy as np
+    from memory_mcp.numerics import np
 
     count = len(p_values)
     if not count:
@@ -163,13 +163,13 @@ def beta_interval(successes: float, failures: float, mean: float, strength: floa
 
 
 def _posterior(successes: Any, failures: Any, centre: Any, strength: float = PRIOR_STRENGTH) -> tuple[Any, Any]:
-    import numpy as np
+    from memory_mcp.numerics import np
 
     # no less than the prior of Jeffreys, or a base rate near 0 or 1 would pass for certainty
     return successes + np.maximum(0.5, strength * centre), failures + np.maximum(0.5, strength * (1 - centre))
 
 
 def _interval(alpha: float, beta: float) -> tuple[float, float]:
-    from scipy.special import betaincinv
+    from memory_mcp.numerics import betaincinv
 
     return float(betaincinv(alpha, beta, 0.025)), float(betaincinv(alpha, beta, 0.975))

@@ -32,7 +32,7 @@ _RELATIVE, _ABSOLUTE = 1 + 1e-7, 1e-15
 
 def fisher_exact(successes: Numbers, n: Numbers, group_successes: Numbers, total: Numbers) -> Reals:
     """Two-sided p-values of tables that stand alone."""
-    import numpy as np
+    from memory_mcp.numerics import np
 
     low, high = _window(n, group_successes, total)
     log_p, row, starts = _probabilities(low, high, n, group_successes, total)
@@ -49,8 +49,7 @@ def stratified(
     Left out is who would not be significant even with the most extreme outcome (Tarone 1990): that depends on the
     margins alone, so it does not bias the tests that remain, and a family without them is smaller.
     """
-    import numpy as np
-    from scipy.special import ndtr
+    from memory_mcp.numerics import ndtr, np
 
     spread = n * (total - n) * (group_successes * (total - group_successes)).astype(float)
     informative = spread > 0
@@ -90,7 +89,7 @@ def stratified(
 
 def _sums(size: int, strata: Numbers, n: Numbers, group_successes: Numbers, total: Numbers) -> Reals:
     """Distributions of sums over strata, each outcome at its place modulo `size`, by multiplying spectra."""
-    import numpy as np
+    from memory_mcp.numerics import np
 
     low, high = _window(n, group_successes, total)
     log_p, row, starts = _probabilities(low, high, n, group_successes, total)
@@ -104,7 +103,7 @@ def _sums(size: int, strata: Numbers, n: Numbers, group_successes: Numbers, tota
 
 def _least(starts: Numbers, n: Numbers, group_successes: Numbers, total: Numbers) -> Reals:
     """The p-values of the most extreme outcomes that the margins allow: all strata at the same end."""
-    import numpy as np
+    from memory_mcp.numerics import np
 
     log_factorial = _log_factorials(int(total.max()))
     low, high = (
@@ -117,14 +116,14 @@ def _least(starts: Numbers, n: Numbers, group_successes: Numbers, total: Numbers
 
 def _range(n: Numbers, group_successes: Numbers, total: Numbers) -> tuple[Numbers, Numbers]:
     """The least and the greatest number of successes that the margins of each table allow."""
-    import numpy as np
+    from memory_mcp.numerics import np
 
     return np.maximum(0, n - (total - group_successes)), np.minimum(n, group_successes)
 
 
 def _window(n: Numbers, group_successes: Numbers, total: Numbers) -> tuple[Numbers, Numbers]:
     """The outcomes of each table that matter."""
-    import numpy as np
+    from memory_mcp.numerics import np
 
     mean = n * group_successes / total
     variance = mean * (total - n) * (total - group_successes) / np.maximum(1, total * (total - 1.0))
@@ -139,7 +138,7 @@ def _probabilities(
     low: Numbers, high: Numbers, n: Numbers, group_successes: Numbers, total: Numbers
 ) -> tuple[Reals, Numbers, Numbers]:
     """`(log probability, table, starts)` of the outcomes from `low` to `high` of all tables, one after the other."""
-    import numpy as np
+    from memory_mcp.numerics import np
 
     sizes = high - low + 1
     starts = np.cumsum(sizes) - sizes
@@ -160,8 +159,7 @@ def _log_p(log_factorial: Reals, outcome: Numbers, n: Numbers, group_successes: 
 
 
 def _log_factorials(top: int) -> Reals:
-    import numpy as np
-    from scipy.special import gammaln
+    from memory_mcp.numerics import gammaln, np
 
     found: Reals = gammaln(np.arange(1.0, top + 2.0))
     return found

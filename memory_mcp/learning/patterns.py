@@ -152,7 +152,7 @@ class PatternBooks:
 
 def compile_book(tally: Tally, domain: str = "", task_type: str = "") -> Book:
     """A book from counts: the same whatever the order in which the episodes came."""
-    import numpy as np
+    from memory_mcp.numerics import np
 
     counts, attempts = tally.table(domain, task_type)
     numbers, counts[0] = np.unique(counts[0], return_inverse=True)

@@ -124,7 +124,7 @@ class Tally:
     def table(self, domain: str, task_type: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """`(counts, attempts)` of the scopes asked for, by pattern and scope: as `judge_counts` takes them, and
         `tried` and `resolved`. Empty names ask for every domain or task type."""
-        import numpy as np
+        from memory_mcp.numerics import np
 
         names = sorted(self._scopes)
         # scopes in the order of their names: sums of fractions come out the same whatever was counted first

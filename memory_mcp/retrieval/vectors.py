@@ -27,7 +27,7 @@ class VectorIndex:
     """Vectors of one embedding model. Rows are appended, never moved; a row whose unit is gone is masked."""
 
     def __init__(self, model_id: str, dimensions: int) -> None:
-        import numpy as np
+        from memory_mcp.numerics import np
 
         self.model_id = model_id
         self.dimensions = dimensions
@@ -54,7 +54,7 @@ class VectorIndex:
 
     def extend(self, rows: list[Any]) -> bool:
         """Take rows that `refresh` found; True when there may be more."""
-        import numpy as np
+        from memory_mcp.numerics import np
 
         # somebody else may have taken the same rows meanwhile; there may be more behind them all the same
         more = len(rows) == _BATCH
@@ -86,7 +86,7 @@ class VectorIndex:
 
     def similarities(self, query: NDArray[np.float32], ns_hash: int) -> NDArray[np.float32]:
         """Cosine similarity of every row to a unit vector; -1 for rows of other namespaces and dead rows."""
-        import numpy as np
+        from memory_mcp.numerics import np
 
         count = len(self.units)
         scores = self._matrix[:count] @ query
@@ -107,7 +107,7 @@ class VectorIndex:
 
 def best_rows(scores: NDArray[np.float32], limit: int) -> list[int]:
     """Indices of the greatest scores, best first; hidden rows are left out."""
-    import numpy as np
+    from memory_mcp.numerics import np
 
     if not len(scores):
         return []
@@ -118,7 +118,7 @@ def best_rows(scores: NDArray[np.float32], limit: int) -> list[int]:
 
 
 def _grown(array: Any, shape: tuple[int, ...]) -> Any:
-    import numpy as np
+    from memory_mcp.numerics import np
 
     grown = np.zeros(shape, array.dtype)
     grown[: len(array)] = array

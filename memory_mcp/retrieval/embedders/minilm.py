@@ -51,7 +51,7 @@ class MiniLMEmbedder:
         Raises:
             EmbedderError: onnxruntime failed.
         """
-        import numpy as np
+        from memory_mcp.numerics import np
 
         vectors = np.empty((len(texts), DIMENSIONS), dtype=np.float32)
         for row, text in enumerate(texts):
@@ -74,6 +74,8 @@ def _load_session(path: Path) -> Any:
     _check(path, MODEL_SHA256)
     try:
         import onnxruntime
+
+        import memory_mcp.numerics  # noqa: F401 - onnxruntime imports numpy, and that is done there
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = min(_MAX_THREADS, os.cpu_count() or 1)

@@ -52,7 +52,7 @@ class SentenceTransformersEmbedder:
         return self._encode(texts).reshape(len(texts), self.dimensions)
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        import numpy as np
+        from memory_mcp.numerics import np
 
         try:
             with self._encoding:
@@ -73,6 +73,8 @@ def _load_encoder(model: str) -> Any:
         raise EmbedderError("The package sentence-transformers is not installed.", hint=_EXTRA)
     try:
         from sentence_transformers import SentenceTransformer
+
+        import memory_mcp.numerics  # noqa: F401 - torch imports numpy, and that is done there
 
         return SentenceTransformer(_location(model), local_files_only=True)
     except Exception as error:

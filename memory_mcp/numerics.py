@@ -1,0 +1,12 @@
+"""numpy and what is used of scipy, imported here and nowhere else, at the first use.
+
+Threads that import numpy at the same time can see half a module: its parts import each other, and Python breaks the
+deadlock by letting one of them through. The lock of this one module keeps the second thread out until all is there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import betaincinv, gammaln, ndtr
+
+__all__ = ["betaincinv", "gammaln", "ndtr", "np"]
