@@ -25,7 +25,7 @@ from memory_mcp.records.episode import (
 )
 from memory_mcp.records.ledger import Command, Written
 from memory_mcp.retrieval.budget import fit, project, tokens
-from memory_mcp.storage import pattern_queries
+from memory_mcp.storage import pattern_queries, queries
 from memory_mcp.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -117,16 +117,21 @@ class EpisodeService:
             return _marked(answer, pending=True)
         try:
             await asyncio.wait_for(self._learner.catch_up(written.position), LEARNING_SECONDS)
-            loaded = await self._store.episode(namespace, episode_id)
-            patterns = await self._store.read(
-                lambda session: pattern_queries.learned_from(session, namespace, episode_id)
+            # from the store, because the cache may be behind a learner in another process
+            found, patterns, position = await self._store.read(
+                lambda session: (
+                    queries.episode(session, namespace, episode_id),
+                    pattern_queries.learned_from(session, namespace, episode_id),
+                    queries.head_position(session),
+                )
             )
+            self._store.seen(position)
         except (StorageUnavailableError, TimeoutError) as error:
             # the completion is durable; the follower will learn from it later
             _log.warning("learning from %s is put off: %s", episode_id, error)
             return {**answer, "learning": "pending"}
-        assert loaded.episode is not None
-        return {**answer, **_learned(episode_from(loaded.episode), patterns)}
+        assert found is not None
+        return {**answer, **_learned(episode_from(found), patterns)}
 
     async def get(
         self, episode_id: str, namespace: str, *, fields: Sequence[str] = (), token_budget: int = 0, after_step: int = 0

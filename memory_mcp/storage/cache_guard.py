@@ -27,7 +27,7 @@ class CacheGuard:
         self._cache = cache
         self._breaker = breaker
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="cache")
-        # the newest of our own commits that the cache did not take
+        # the newest commit this process knows of that the cache may lack
         self._missed = 0
 
     def open(self, store_id: str) -> None:
@@ -87,11 +87,11 @@ class CacheGuard:
         return True
 
     def missed(self, position: int) -> None:
-        """Note a commit of this process that the cache did not take."""
+        """Note a commit that the cache may lack: of this process, or of another one that a caller was told about."""
         self._missed = max(self._missed, position)
 
     def behind(self) -> bool:
-        """Whether the cache lacks a commit of this process: until then it must not answer in place of the store."""
+        """Whether the cache lacks a commit that this process knows of: then it must not answer for the store."""
         if self._missed and (self.ask(self._cache.applied) or 0) >= self._missed:
             self._missed = 0
         return self._missed > 0

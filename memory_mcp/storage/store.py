@@ -215,6 +215,10 @@ class Store:
             await self._guard.tell(partial(self.cache.fill, stored, position))
         return Loaded(_folded(stored, waiting), degraded=bool(waiting), pending=len(waiting))
 
+    def seen(self, position: int) -> None:
+        """Note what a caller was told about: no later read of this process will know less."""
+        self._guard.missed(position)
+
     def from_cache(self, call: Callable[[], T]) -> T | None:
         """The answer of the cache, or None when it is out of order."""
         return self._guard.ask(call)

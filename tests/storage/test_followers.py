@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from memory_mcp.errors import StorageUnavailableError
+from memory_mcp.errors import CacheUnavailableError, StorageUnavailableError
 from memory_mcp.memory import Memory
+from memory_mcp.records.episode import EpisodeDraft, Outcome
 from memory_mcp.retrieval.recipe import TextRecipe
 from memory_mcp.settings import Settings
 from memory_mcp.storage import queries
@@ -257,6 +258,19 @@ async def test_two_learners_at_once_leave_each_effect_once(
         assert await lessons(one) == expected
         assert await lessons(other) == expected
         assert one.learner.learned + other.learner.learned == 14
+
+
+async def test_what_another_process_has_learned_is_answered_before_the_cache_has_it(
+    open_memory: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await open_memory(clock=ManualClock()), await open_memory(clock=ManualClock())
+    other.store.cache_breaker.trip(CacheUnavailableError("it does not write to the cache that both share"))
+    monkeypatch.setattr(one.learner, "step", other.learner.step)
+    begun = await one.episodes.create(EpisodeDraft(task_description="learned elsewhere"), "default", token_budget=0)
+    done = await one.episodes.complete(begun["episode_id"], Outcome(type="success"), "default")
+    assert other.learner.learned == 1
+    assert done["reward"]
+    assert (await one.episodes.get(begun["episode_id"], "default"))["reward"] == done["reward"]
 
 
 async def test_stopping_twice_and_starting_again_is_fine(open_memory: Open, clock: ManualClock) -> None:
