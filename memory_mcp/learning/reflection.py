@@ -103,9 +103,9 @@ def _effort(episode: Episode, usual: Usual | None, *, better: bool) -> list[Json
     base: dict[str, Any] = {"usual_steps": round(usual.steps, 1), "episodes": usual.episodes, "scope": usual.scope}
     ends = [numbers[0], numbers[-1]]
     if better and episode.outcome is not None and episode.outcome.succeeded and own <= 0.75 * usual.steps:
-        return [_item(f"done in {own} steps where {usual.steps:.1f} are usual", ends, base)]
+        return [_item(f"done in {own} steps where {round(usual.steps, 1):g} are usual", ends, base)]
     if not better and own >= 1.5 * usual.steps:
-        return [_item(f"took {own} steps where {usual.steps:.1f} are usual", ends, base)]
+        return [_item(f"took {own} steps where {round(usual.steps, 1):g} are usual", ends, base)]
     return []
 
 

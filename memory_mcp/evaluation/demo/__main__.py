@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which tasks, and all other chance (default 1)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="directory for the picture (default out)")
     options = parser.parse_args()
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     try:
         if options.log is not None:
             from memory_mcp.evaluation.demo.log import walk

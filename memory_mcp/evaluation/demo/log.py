@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from memory_mcp.errors import ImportFormatError
+from memory_mcp.errors import ImportFormatError, InternalError
 from memory_mcp.evaluation.importers import FORMATS, Problem, read
 from memory_mcp.evaluation.workbench.match import connect
 from memory_mcp.learning.templates import template
@@ -31,6 +31,7 @@ async def walk(log: Path, console: Console) -> None:
 
     Raises:
         ImportFormatError: the file has none of the known formats, or no failed step to learn from.
+        InternalError: the second process does not know what the first one has recorded.
     """
     name, episodes = recognise(log)
     model, failed_at = instructive(episodes)
@@ -49,15 +50,16 @@ async def walk(log: Path, console: Console) -> None:
             console.print("[bold]6. A second server process[/bold] is asked about it")
             server = await connect(stack, data_dir)
             question = f"How did we handle: {model.task_description[:200]}?"
-            answer = await server.call("query_memory", query=question, domain=model.domain, limit=3)
-            for hit in answer["episodes"]:
-                mark = "[green]the new one[/green]" if hit["episode_id"] == episode_id else ""
-                console.print(f"   {hit['score']:.2f} {hit['outcome']:<8} {escape(hit['task'][:90])} {mark}")
-            insights = answer["insights"]
-            base = f", base rate {insights['base_rate']:.0%}" if "base_rate" in insights else ""
-            console.print(f"   {insights['succeeded']} of these {insights['completed']} succeeded{base}")
-            if all(hit["episode_id"] != episode_id for hit in answer["episodes"]):
-                raise ImportFormatError("the second process did not find the new episode")
+            # the log may have many attempts at this very task
+            answer = await server.call("query_memory", query=question, domain=model.domain, limit=10)
+        for hit in answer["episodes"]:
+            mark = "[green]the new one[/green]" if hit["episode_id"] == episode_id else ""
+            console.print(f"   {hit['score']:.2f} {hit['outcome']:<8} {escape(hit['task'][:90])} {mark}")
+        insights = answer["insights"]
+        base = f", base rate {insights['base_rate']:.0%}" if "base_rate" in insights else ""
+        console.print(f"   {insights['succeeded']} of these {insights['completed']} succeeded{base}")
+        if all(hit["episode_id"] != episode_id for hit in answer["episodes"]):
+            raise InternalError("the second process did not find the new episode")
 
 
 async def _import(name: str, log: Path, data_dir: str) -> Json:

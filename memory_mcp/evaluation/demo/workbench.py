@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -66,9 +67,10 @@ def _standing(match: Match) -> str:
 
 
 def _curves(told: Json, console: Console) -> None:
-    table = Table(title="Share of tasks solved (95 % interval) and steps per task", title_justify="left")
-    for name in ("tasks", "with memory", "", "steps", "without memory", "", "steps"):
-        table.add_column(name, justify="right" if name != "" else "left")
+    console.print("[bold]Share of tasks solved[/bold] in percent (95 % interval) and steps per task")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("tasks", "with memory", "", "steps", "without", "", "steps"):
+        table.add_column(name, justify="right" if name != "" else "left", no_wrap=True)
     for ours, theirs in zip(told["with_memory"], told["without_memory"], strict=True):
         table.add_row(f"{ours['from']}–{ours['to']}", *_cells(ours, "green"), *_cells(theirs, "white"))
     console.print(table)
@@ -90,16 +92,17 @@ def _curves(told: Json, console: Console) -> None:
 
 
 def _cells(block: Json, colour: str) -> tuple[str, str, str]:
-    bar = "█" * round(16 * block["success"])
-    share = f"{block['success']:.0%} ({block['low']:.0%}–{block['high']:.0%})"
-    return share, f"[{colour}]{bar:<16}[/{colour}]", f"{block['steps']:.1f}"
+    bar = "█" * round(10 * block["success"])
+    share = f"{100 * block['success']:.0f} ({100 * block['low']:.0f}–{100 * block['high']:.0f})"
+    return share, f"[{colour}]{bar:<10}[/{colour}]", f"{block['steps']:.1f}"
 
 
 def _lesson(match: Match, console: Console) -> None:
     worked = [lesson for lesson in match.lessons if lesson.worked]
     if not worked:
         return
-    lesson = worked[-1]
+    # the one that rests on most, of those the last
+    lesson = max(reversed(worked), key=lambda lesson: lesson.resolved)
     console.print("[bold]A lesson that came back at a failed step[/bold]")
     console.print(f"  task    {escape(lesson.task)}")
     console.print(f"  failed  {escape(lesson.failed)}: {escape(lesson.error[:160])}")

@@ -19,6 +19,7 @@ from typing import Any
 from mcp import Client, StdioServerParameters
 
 from memory_mcp.evaluation.workbench.agent import Advice, Agent
+from memory_mcp.evaluation.workbench.menu import Action
 from memory_mcp.evaluation.workbench.tasks import Task
 from memory_mcp.evaluation.workbench.tools import ToolResult
 from memory_mcp.records.base import Json
@@ -45,6 +46,7 @@ class Lesson:
     error: str
     advice: str
     text: str
+    resolved: int
     worked: bool
 
 
@@ -138,15 +140,20 @@ async def attempt(server: Server, task: Task, agent: Agent, match: Match | None)
     workspace = task.open()
     result: ToolResult | None = None
     steps = followed = 0
-    pending: tuple[Json, str, str] | None = None
+    # lessons not tried yet, with the failed step and its error; newest first
+    offered: list[tuple[Json, str, str]] = []
     while (action := agent.next_action(result)) is not None:
         result = workspace.call(action.tool, action.parameters)
         steps += 1
         followed += bool(action.source)
-        if match is not None and pending is not None and action.source == "lesson":
-            lesson, failed, error = pending
+        taken = next((one for one in offered if action.source == "lesson" and _follows(action, one[0]["advice"])), None)
+        if match is not None and taken is not None:
+            offered.remove(taken)
+            lesson, failed, error = taken
             told = _shown(action.tool, action.parameters)
-            match.lessons.append(Lesson(task.description, failed, error, told, lesson["text"], result.ok))
+            match.lessons.append(
+                Lesson(task.description, failed, error, told, lesson["text"], lesson["resolved"], result.ok)
+            )
         answer = await server.call(
             "add_episode_step",
             episode_id=started["episode_id"],
@@ -158,13 +165,13 @@ async def attempt(server: Server, task: Task, agent: Agent, match: Match | None)
             else {"type": "error", "message": result.text},
             latency_ms=result.latency_ms,
         )
-        pending = None
         if match is not None and not result.ok:
             match.failed_steps += 1
             lessons = answer.get("lessons", [])
             if lessons:
                 match.answered_steps += 1
-                pending = (lessons[0], _shown(action.tool, action.parameters), result.text)
+                failed_step = _shown(action.tool, action.parameters)
+                offered = [*((lesson, failed_step, result.text) for lesson in lessons), *offered]
                 agent.offer_lessons([_advice(lesson["advice"], "lesson") for lesson in lessons])
     outcome = (
         {"outcome_type": "success", "verdict": "the table was accepted"}
@@ -177,6 +184,12 @@ async def attempt(server: Server, task: Task, agent: Agent, match: Match | None)
 
 def _advice(step: Json, source: str) -> Advice:
     return Advice(step["tool"], step.get("parameters", {}), source)
+
+
+def _follows(action: Action, advice: Json) -> bool:
+    """Whether an action is the advised one; what the advice leaves open, the agent fills in."""
+    given = advice.get("parameters", {})
+    return bool(action.tool == advice["tool"]) and all(action.parameters.get(name) == given[name] for name in given)
 
 
 def _shown(tool: str, parameters: Any) -> str:

@@ -70,12 +70,13 @@ def _load_tokenizer(path: Path) -> WordPieceTokenizer:
 
 
 def _load_session(path: Path) -> Any:
+    # first of all, because onnxruntime imports numpy too
+    import memory_mcp.numerics  # noqa: F401
+
     # damage in the middle of the weights would pass unseen and spoil every stored vector; the check takes 20 ms
     _check(path, MODEL_SHA256)
     try:
         import onnxruntime
-
-        import memory_mcp.numerics  # noqa: F401 - onnxruntime imports numpy, and that is done there
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = min(_MAX_THREADS, os.cpu_count() or 1)

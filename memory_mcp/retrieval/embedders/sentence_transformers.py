@@ -69,12 +69,13 @@ class SentenceTransformersEmbedder:
 
 
 def _load_encoder(model: str) -> Any:
+    # first of all, because torch imports numpy too
+    import memory_mcp.numerics  # noqa: F401
+
     if importlib.util.find_spec("sentence_transformers") is None:
         raise EmbedderError("The package sentence-transformers is not installed.", hint=_EXTRA)
     try:
         from sentence_transformers import SentenceTransformer
-
-        import memory_mcp.numerics  # noqa: F401 - torch imports numpy, and that is done there
 
         return SentenceTransformer(_location(model), local_files_only=True)
     except Exception as error:
