@@ -93,10 +93,10 @@ def test_success_where_most_fail_is_worth_telling() -> None:
 
 
 def test_effort_is_compared_with_what_is_usual() -> None:
-    assert told(episode(steps("a", "b")), usual())["successes"] == ["done in 2 steps where 6.0 are usual"]
+    assert told(episode(steps("a", "b")), usual())["successes"] == ["done in 2 steps where 6 are usual"]
     assert told(episode(steps("a", "b"), "failure"), usual())["successes"] == []
     long = episode(steps(*"abcdefghij"))
-    assert told(long, usual())["improvements"] == ["took 10 steps where 6.0 are usual"]
+    assert told(long, usual())["improvements"] == ["took 10 steps where 6 are usual"]
 
 
 def test_repetition_and_slowness_are_told() -> None:
