@@ -1,4 +1,4 @@
-"""Makes docs/tools.md, docs/settings.md and config/default.toml from the code; `--check` only compares.
+"""Makes docs/tools.md, docs/cli.md, docs/settings.md and config/default.toml from the code; `--check` only compares.
 
 .venv/bin/python tools/docs.py [--check]
 """
@@ -11,6 +11,9 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import typer
+
+from memory_mcp.cli.app import app
 from memory_mcp.errors import MemoryMCPError
 from memory_mcp.server.instructions import INSTRUCTIONS
 from memory_mcp.server.tools.core import core_tools
@@ -109,7 +112,30 @@ def default_file() -> str:
     return "\n".join([*lines, ""])
 
 
-PAGES = {"docs/tools.md": tools_page, "docs/settings.md": settings_page, "config/default.toml": default_file}
+def cli_page() -> str:
+    """docs/cli.md."""
+    program = typer.main.get_command(app)
+    assert isinstance(program, typer.core.TyperGroup)
+    context = program.context_class(program, info_name="memory-mcp", terminal_width=100, max_content_width=100)
+    lines = ["# The program", "", MADE, "", "```text", program.get_help(context), "```"]
+    for name, command in program.commands.items():
+        inner = command.context_class(command, info_name=name, parent=context, terminal_width=100)
+        lines += ["", f"## memory-mcp {name}", "", "```text", command.get_help(inner), "```"]
+    lines += [
+        "",
+        "`import` prints a JSON summary on stdout, and on stderr what it could not read, with line numbers.",
+        "Its exit code is 0 when all of the file was read, and 1 otherwise; 2 means a wrong option or setting.",
+        "Formats: [formats.md](formats.md).",
+    ]
+    return "\n".join([*lines, ""])
+
+
+PAGES = {
+    "docs/tools.md": tools_page,
+    "docs/cli.md": cli_page,
+    "docs/settings.md": settings_page,
+    "config/default.toml": default_file,
+}
 
 
 def main() -> int:

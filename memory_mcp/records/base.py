@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError
 from pydantic_core import PydanticCustomError
 
 from memory_mcp.errors import InvalidInputError, InvalidTextError, TooLargeError, UnknownArgumentError
@@ -113,7 +113,7 @@ def _unique(value: list[str]) -> list[str]:
     return list(dict.fromkeys(item.strip() for item in value))
 
 
-SafeStr = Annotated[str, BeforeValidator(_safe_string)]
+SafeStr = Annotated[str, Strict(), BeforeValidator(_safe_string)]
 Name = Annotated[SafeStr, AfterValidator(at_most(MAX_NAME))]
 RequiredName = Annotated[Name, AfterValidator(_not_blank)]
 LongText = Annotated[SafeStr, AfterValidator(at_most(MAX_DESCRIPTION))]
