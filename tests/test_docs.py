@@ -13,7 +13,14 @@ from memory_mcp.evaluation.importers import FORMATS
 from memory_mcp.settings import Settings
 from tests.conftest import PROGRAM, in_repository
 
-PAGES = ["README.md", "CHANGELOG.md", "THIRD_PARTY_NOTICES.md", "docs/architecture.md", "docs/formats.md", "docs/cli.md"]
+PAGES = [
+    "README.md",
+    "CHANGELOG.md",
+    "THIRD_PARTY_NOTICES.md",
+    "docs/architecture.md",
+    "docs/formats.md",
+    "docs/cli.md",
+]
 ROOTS = ("memory_mcp/", "docs/", "scripts/", "tools/", "benchmarks/", "config/", "tests/")
 PACKAGES = ("cli", "server", "services", "storage", "retrieval", "learning", "records", "evaluation")
 
