@@ -6,7 +6,19 @@ deadlock by letting one of them through. The lock of this one module keeps the s
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.special import betaincinv, gammaln, ndtr
+import threading
+from typing import Any
 
-__all__ = ["betaincinv", "gammaln", "ndtr", "np"]
+import numpy as np
+
+__all__ = ["np", "special"]
+
+_importing = threading.Lock()
+
+
+def special() -> Any:
+    """The module scipy.special; whoever needs only vectors does not wait for it."""
+    with _importing:
+        from scipy import special as functions
+
+    return functions

@@ -170,6 +170,7 @@ def _posterior(successes: Any, failures: Any, centre: Any, strength: float = PRI
 
 
 def _interval(alpha: float, beta: float) -> tuple[float, float]:
-    from memory_mcp.numerics import betaincinv
+    from memory_mcp.numerics import special
 
-    return float(betaincinv(alpha, beta, 0.025)), float(betaincinv(alpha, beta, 0.975))
+    quantile = special().betaincinv
+    return float(quantile(alpha, beta, 0.025)), float(quantile(alpha, beta, 0.975))

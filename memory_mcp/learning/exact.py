@@ -49,7 +49,7 @@ def stratified(
     Left out is who would not be significant even with the most extreme outcome (Tarone 1990): that depends on the
     margins alone, so it does not bias the tests that remain, and a family without them is smaller.
     """
-    from memory_mcp.numerics import ndtr, np
+    from memory_mcp.numerics import np, special
 
     spread = n * (total - n) * (group_successes * (total - group_successes)).astype(float)
     informative = spread > 0
@@ -66,7 +66,7 @@ def stratified(
 
     possible = _least(starts, n, group_successes, total) <= level
     distance = np.maximum(0.0, np.abs(observed - expected) - 0.5)
-    p_values = 2 * ndtr(-distance / np.sqrt(variance))
+    p_values = 2 * special().ndtr(-distance / np.sqrt(variance))
     near = possible & (variance <= _LARGE_VARIANCE) & (p_values < _CLEARLY_ABOVE * level)
     alone, several = near & (strata == 1), near & (strata > 1)
     if alone.any():
@@ -159,7 +159,7 @@ def _log_p(log_factorial: Reals, outcome: Numbers, n: Numbers, group_successes: 
 
 
 def _log_factorials(top: int) -> Reals:
-    from memory_mcp.numerics import gammaln, np
+    from memory_mcp.numerics import np, special
 
-    found: Reals = gammaln(np.arange(1.0, top + 2.0))
+    found: Reals = special().gammaln(np.arange(1.0, top + 2.0))
     return found

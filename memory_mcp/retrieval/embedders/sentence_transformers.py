@@ -69,9 +69,10 @@ class SentenceTransformersEmbedder:
 
 
 def _load_encoder(model: str) -> Any:
-    # first of all, because torch imports numpy too
-    import memory_mcp.numerics  # noqa: F401
+    # first of all, because sentence-transformers imports numpy and scipy too
+    from memory_mcp.numerics import special
 
+    special()
     if importlib.util.find_spec("sentence_transformers") is None:
         raise EmbedderError("The package sentence-transformers is not installed.", hint=_EXTRA)
     try:
