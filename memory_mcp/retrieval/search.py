@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -93,15 +94,19 @@ class Search:
         Raises:
             StorageUnavailableError: the store is out of order and the cache too.
         """
-        vector = await self._semantic.query_vector(query.text)
+        # the model and the database each have a core to themselves
+        meaning = asyncio.create_task(self._semantic.query_vector(query.text))
         index = self._semantic.index
         try:
             # vectors that another process has stored come along in the same hop
             words, places, fresh = await self._store.read(
                 lambda session: (*_words(session, query), index.refresh(session) if index is not None else [])
             )
+            vector = await meaning
         except StorageUnavailableError:
-            return self._without_store(query, vector)
+            return self._without_store(query, await meaning)
+        finally:
+            meaning.cancel()
         scores = None
         if index is not None:
             index.extend(fresh)
