@@ -13,7 +13,6 @@ from memory_mcp.learning.history import History
 from memory_mcp.learning.mining import identify
 from memory_mcp.learning.patterns import Book, Pattern, PatternBooks
 from memory_mcp.learning.playbook import Near
-from memory_mcp.learning.templates import error_name
 from memory_mcp.learning.trace import choice, error_of
 from memory_mcp.learning.wording import describe_choice, first_line, path_of
 from memory_mcp.records.base import Json, dumps
@@ -153,6 +152,9 @@ class Guidance:
             ((_recovery_score(pattern, sources.get(pattern.pattern_id, []), near), pattern) for pattern in candidates),
             key=lambda pair: (-pair[0], pair[1].pattern_id),
         )
+        # of similar errors, the same way out may be known several times
+        differing = {dumps(pattern.body["recovery"]): (score, pattern) for score, pattern in reversed(scored)}
+        scored = [pair for pair in scored if differing[dumps(pair[1].body["recovery"])][1] is pair[1]]
         best = [pattern for score, pattern in scored[:MAX_LESSONS] if score >= MIN_SCORE]
         return [_lesson(pattern, sources.get(pattern.pattern_id, []), near, exact) for pattern in best]
 
@@ -221,7 +223,7 @@ def _pitfalls(book: Book, domain: str) -> list[Pattern]:
 
 
 def _recoveries(book: Book, error: Json) -> tuple[list[Pattern], bool]:
-    """Ways out of an error that worked; of the same error, or else of the same tool and exception."""
+    """Ways out of an error that worked; of the same error, or else of similar ones of the same tool."""
     known = [
         pattern
         for detail in (True, False)
@@ -229,7 +231,7 @@ def _recoveries(book: Book, error: Json) -> tuple[list[Pattern], bool]:
     ]
     exact = bool(known)
     if not known:
-        known = book.similar_recoveries(error["tool"], error_name(error["template"]))
+        known = book.similar_recoveries(error)
     worked = [pattern for pattern in known if pattern.resolved and pattern.evidence.verdict != "hurts"]
     detailed = {pattern.body["recovery"]["tool"] for pattern in worked if "parameters" in pattern.body["recovery"]}
     # a tool without its arguments is advice only where no arguments are known

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from memory_mcp.learning.trace import choice, collapsed, effective, error_of, repeated_calls, same_call
+from memory_mcp.learning.trace import choice, collapsed, effective, error_of, repeated_calls, same_call, same_object
 from memory_mcp.records.base import Json, dumps
 from memory_mcp.records.episode import Episode, Step
 
@@ -168,7 +168,7 @@ def _way_out(episode: Episode, errors: Errors, at: int) -> tuple[list[Step], boo
         attempts = steps[at + 1 : end + 1]
         if errors[end] == errors[at]:
             return attempts, False
-        if steps[end].tool == failed.tool and steps[end].result.ok:
+        if steps[end].tool == failed.tool and steps[end].result.ok and same_object(failed, steps[end]):
             # the call that failed works now because of what was done in between: that is the way out
             helped = same_call(steps[end], failed) and any(step.result.ok for step in attempts[:-1])
             return (attempts[:-1] if helped else attempts), True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from memory_mcp.learning.evidence import Evidence, Judged, judge_counts
 from memory_mcp.learning.tally import Known, Tally
+from memory_mcp.learning.templates import error_name, words_of
 from memory_mcp.learning.wording import describe_choice as describe_choice
 from memory_mcp.learning.wording import sentence as sentence
 from memory_mcp.records.base import Json
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# errors that share so many words, and so much of them, are the same error about something else
+MIN_COMMON_WORDS = 3
+MIN_WORDS_SHARED = 0.6
 _BOOKS = 16
 _TALLIES = 8
 
@@ -85,16 +89,19 @@ class Book:
         """Ways out of an error that were tried by the group of those who met it."""
         return self._among(self._recoveries.get(group_id, []))
 
-    def similar_recoveries(self, tool: str, exception: str) -> list[Pattern]:
-        """Ways out of errors of a tool with the same exception, whatever the rest of the message."""
-        if not exception:
-            return []
+    def similar_recoveries(self, error: Json) -> list[Pattern]:
+        """Ways out of errors of the same tool that have the same exception, or nearly the same words."""
+        tool, exception, words = error["tool"], error_name(error["template"]), words_of(error["template"])
         return self._among(
             [
                 number
                 for numbers in list(self._recoveries.values())
                 for number in numbers
-                if self._known[number].error_kind == (tool, exception)
+                if self._known[number].body["error"]["tool"] == tool
+                and (
+                    (exception and self._known[number].error_kind == (tool, exception))
+                    or _alike(words, self._known[number].error_words)
+                )
             ]
         )
 
@@ -111,6 +118,12 @@ class Book:
     def _pattern(self, place: int) -> Pattern:
         tried, resolved = (int(count) for count in self._attempts[:, place])
         return Pattern(self._known[self._present[place]], self._judged[place], tried, resolved)
+
+
+def _alike(words: frozenset[str], others: frozenset[str]) -> bool:
+    """Whether two errors say the same of something else, by their common words (Jaccard)."""
+    common = len(words & others)
+    return common >= MIN_COMMON_WORDS and common >= MIN_WORDS_SHARED * len(words | others)
 
 
 class PatternBooks:

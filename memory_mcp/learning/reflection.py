@@ -9,7 +9,7 @@ from typing import Any
 from memory_mcp.learning.history import MIN_EPISODES, History, Usual
 from memory_mcp.learning.mining import REPEATS
 from memory_mcp.learning.templates import error_name, telling_line
-from memory_mcp.learning.trace import repeated_calls, same_call
+from memory_mcp.learning.trace import repeated_calls, same_call, same_object
 from memory_mcp.learning.wording import describe, first_line, said
 from memory_mcp.records.base import Json
 from memory_mcp.records.episode import Episode, Step
@@ -42,13 +42,12 @@ def _item(text: str, steps: list[int], base_rate: Json | None = None) -> Json:
 
 def _recovered(steps: Sequence[Step]) -> list[Json]:
     found = []
-    worked = _last_success(steps)
     seen: set[str] = set()
     for at, failed in enumerate(steps):
-        if failed.result.ok or failed.tool in seen or worked.get(failed.tool, -1) < at:
+        out = None if failed.result.ok or failed.tool in seen else _worked_later(steps, at)
+        if out is None:
             continue
         seen.add(failed.tool)
-        out = next(step for step in steps[at + 1 :] if step.tool == failed.tool and step.result.ok)
         between = [step for step in steps[at + 1 : out.step_number - 1] if step.result.ok][-2:]
         way = " then ".join([*(describe(step) for step in between), _last_step_out(failed, out)])
         text = f"{describe(failed)} failed with {_error(failed)}; {way} led out of it"
@@ -63,10 +62,10 @@ def _last_step_out(failed: Step, out: Step) -> str:
 
 
 def _unresolved(steps: Sequence[Step]) -> list[Json]:
-    worked = _last_success(steps)
+    worked = {step.tool for step in steps if step.result.ok}
     unresolved: dict[str, list[Step]] = {}
     for at, step in enumerate(steps):
-        if not step.result.ok and worked.get(step.tool, -1) < at:
+        if not step.result.ok and _worked_later(steps, at) is None:
             unresolved.setdefault(step.tool, []).append(step)
     found = []
     for tool, failures in unresolved.items():
@@ -153,9 +152,11 @@ def _tools(episode: Episode, history: History) -> list[Json]:
     return found
 
 
-def _last_success(steps: Sequence[Step]) -> dict[str, int]:
-    """Where each tool worked last."""
-    return {step.tool: at for at, step in enumerate(steps) if step.result.ok}
+def _worked_later(steps: Sequence[Step], at: int) -> Step | None:
+    """The step at which a tool that failed worked, if it was about the same thing."""
+    failed = steps[at]
+    later = (step for step in steps[at + 1 :] if step.tool == failed.tool and step.result.ok)
+    return next((step for step in later if same_object(failed, step)), None)
 
 
 def _error(failed: Step) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from memory_mcp.learning.templates import error_name
+from memory_mcp.learning.templates import error_name, words_of
 from memory_mcp.records.base import Json
 from memory_mcp.storage import pattern_queries, queries
 from memory_mcp.storage.learned import LEARNING
@@ -48,6 +48,11 @@ class Known:
         error = self.body["error"]
         name = error_name(error["template"])
         return error["tool"], "" if name in _NO_KIND else name
+
+    @cached_property
+    def error_words(self) -> frozenset[str]:
+        """Of a way out: the words of the error that it was tried on."""
+        return words_of(self.body["error"]["template"])
 
 
 @dataclass(slots=True)

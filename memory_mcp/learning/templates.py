@@ -26,6 +26,8 @@ _NUMBER = re.compile(r"(?P<code>\b(?:HTTP\w*|status|code|errno)\b(?:[ /:=]{0,2}c
 _SPACE = re.compile(r"\s+")
 _ERROR_NAME = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Warning|Interrupt|Exit|Timeout|Failure))\b")
 _SHAPE_RUN = re.compile(r"(?:w ?)+")
+_MARK = re.compile(r"<\w+>")
+_WORD = re.compile(r"[^\W\d_]{2,}")
 _TRACEBACK = "Traceback (most recent call last)"
 _SAYS_NOTHING = re.compile(r"^(?:exit code|exited with|error:?$|command failed|traceback)", re.I)
 
@@ -64,6 +66,11 @@ def error_name(message: str) -> str:
     """The exception's name at the beginning of an error text, or an empty text."""
     match = _ERROR_NAME.match(telling_line(message))
     return match[1] if match else ""
+
+
+def words_of(line: str) -> frozenset[str]:
+    """The words of a template, without its marks."""
+    return frozenset(_WORD.findall(_MARK.sub(" ", line.casefold())))
 
 
 def _shape(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ from memory_mcp.records.base import Json, dumps
 from memory_mcp.records.episode import Step, StepDraft
 
 MAX_VALUE = 24
+# a path, an address, or the name of a file
+_PLACE = re.compile(
+    r"(?:~|\.{0,2})[/\\]\S|[A-Za-z]:[/\\]|\w+://|[\w@+-][\w@+./\\-]*\.[A-Za-z]\w{0,5}$|\w+(?:[/\\][\w.-]+)+$"
+)
 _LARGEST_NUMBER = 10_000
 
 
@@ -31,6 +36,15 @@ def error_of(step: StepDraft) -> Json:
 def same_call(one: StepDraft, other: StepDraft) -> bool:
     """Whether two steps did the same thing."""
     return one.tool == other.tool and one.parameters == other.parameters and one.action == other.action
+
+
+def same_object(one: StepDraft, other: StepDraft) -> bool:
+    """Whether two calls of a tool may be about the same thing: no file, address or path of one differs in the other."""
+    return all(
+        value == other.parameters[name] or not (_is_place(value) and _is_place(other.parameters[name]))
+        for name, value in one.parameters.items()
+        if name in other.parameters
+    )
 
 
 def repeated_calls(steps: Sequence[Step], times: int) -> list[list[int]]:
@@ -69,6 +83,10 @@ def effective(steps: Sequence[Step]) -> list[Step]:
         if not (kept and same_call(kept[-1], step) and kept[-1].result.output == step.result.output):
             kept.append(step)
     return kept
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) and _PLACE.match(value) is not None
 
 
 def _is_option(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from memory_mcp.errors import InvalidInputError
 from memory_mcp.records.base import Json, dumps
 
 # English text and JSON take three to four bytes a token in the common tokenizers; a middle figure errs little
@@ -31,6 +32,18 @@ def fit(items: Iterable[Json], budget: int) -> tuple[list[Json], int, int]:
             kept.append(item)
             used += cost
     return kept, left_out, used
+
+
+def check_fields(fields: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a field that no item has: an answer without it would pass for an item without content.
+
+    Raises:
+        InvalidInputError
+    """
+    names = sorted(known)
+    for name in fields:
+        if name not in names:
+            raise InvalidInputError(f"fields: {name[:100]!r} is not one of {', '.join(names)}")
 
 
 def project(item: Json, fields: list[str]) -> Json:

@@ -116,6 +116,8 @@ async def _serve(settings: Settings, handover: Handover) -> None:
         # what comes of being cut off is not news
         task.cancel()
     await asyncio.wait([talking], timeout=_TALK_SECONDS)
+    if talking.done() and not talking.cancelled() and talking.exception():
+        _log.debug("the connection was cut off: %r", talking.exception())
     opening.task.cancel()
     await asyncio.wait([opening.task])
     with contextlib.suppress(MemoryMCPError):

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from memory_mcp.learning.evidence import FALSE_DISCOVERY_RATE
 from memory_mcp.learning.patterns import Pattern, PatternBooks
 from memory_mcp.records.base import Json
-from memory_mcp.retrieval.budget import fit, project
+from memory_mcp.retrieval.budget import check_fields, fit, project
 from memory_mcp.services.recall import pattern_told
 from memory_mcp.storage import pattern_queries
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.store import Store
 
+PATTERN_FIELDS = (
+    *("pattern_id", "kind", "text", "support", "successes", "failures", "base_rate", "lift", "posterior_mean"),
+    *("interval", "q_value", "verdict", "tried", "resolved", "body", "episodes"),
+)
 _SOURCES = 3
 
 
@@ -44,6 +48,7 @@ class PatternService:
         Raises:
             StorageUnavailableError: the store is out of order and nothing was read before.
         """
+        check_fields(fields, PATTERN_FIELDS)
         book = await self._books.book(namespace, domain, task_type)
         everything = list(book)
         wanted = [

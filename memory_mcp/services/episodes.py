@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from uuid import NAMESPACE_URL, uuid5
 
 from memory_mcp.clock import Clock, IdFactory, iso
-from memory_mcp.errors import EpisodeExistsError, EpisodeNotFoundError, StorageUnavailableError
+from memory_mcp.errors import EpisodeClosedError, EpisodeExistsError, EpisodeNotFoundError, StorageUnavailableError
 from memory_mcp.learning.follower import Learner
 from memory_mcp.learning.guidance import Guidance, Start
 from memory_mcp.learning.patterns import sentence
@@ -24,7 +25,7 @@ from memory_mcp.records.episode import (
     episode_from,
 )
 from memory_mcp.records.ledger import Command, Written
-from memory_mcp.retrieval.budget import fit, project, tokens
+from memory_mcp.retrieval.budget import check_fields, fit, project, tokens
 from memory_mcp.storage import pattern_queries, queries
 from memory_mcp.storage.store import Store
 
@@ -142,6 +143,7 @@ class EpisodeService:
             EpisodeNotFoundError
             StorageUnavailableError: the store is out of order and no copy is at hand.
         """
+        check_fields(fields, Episode.model_fields)
         loaded = await self._store.episode(namespace, episode_id)
         if loaded.episode is None:
             raise EpisodeNotFoundError(f"there is no episode {episode_id!r} in namespace {namespace!r}")
@@ -205,22 +207,26 @@ class EpisodeService:
         return _marked(answer, degraded=start.degraded)
 
     async def show(self, episode_id: str, namespace: str, receipts: list[Json]) -> None:
-        """Note which memory was shown to an open episode.
+        """Note which memory was shown to an open episode; a completed one has nothing more to learn from it.
 
         Raises:
-            EpisodeNotFoundError, EpisodeClosedError
+            EpisodeNotFoundError
         """
         loaded = await self._store.episode(namespace, episode_id)
         if loaded.episode is None:
             raise EpisodeNotFoundError(f"there is no episode {episode_id!r} in namespace {namespace!r}")
+        if loaded.episode["status"] != "open":
+            return
         after = len(loaded.episode["steps"])
         payload = {"episode_id": episode_id, "receipts": [{**receipt, "shown_after": after} for receipt in receipts]}
-        await self._write("memory.show", namespace, payload, "", self._clock.now())
+        with contextlib.suppress(EpisodeClosedError):
+            await self._write("memory.show", namespace, payload, "", self._clock.now())
 
     async def import_episode(self, imported: ImportedEpisode, namespace: str) -> bool:
         """Write a whole episode from elsewhere; False when it was imported before.
 
         Raises:
+            EpisodeExistsError: what was imported before from this source is another episode.
             StorageUnavailableError: the store is out of order.
         """
         now = self._clock.now()
@@ -243,6 +249,16 @@ class EpisodeService:
         try:
             await self._write("episode.import", namespace, payload, imported.actor, now)
         except EpisodeExistsError:
+            known = (await self._store.episode(namespace, str(header["episode_id"]))).episode
+            outcome = imported.outcome and imported.outcome.type
+            if known is not None and (
+                known["task_description"] != imported.task_description
+                or len(known["steps"]) != len(imported.steps)
+                or (known["outcome"] and known["outcome"]["type"]) != outcome
+            ):
+                raise EpisodeExistsError(
+                    "another episode with this source is there already, and was left as it is"
+                ) from None
             return False
         return True
 

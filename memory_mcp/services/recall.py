@@ -12,12 +12,16 @@ from memory_mcp.learning.trace import choice, effective
 from memory_mcp.learning.wording import first_line, path_of
 from memory_mcp.records.base import Json
 from memory_mcp.records.episode import episode_from
-from memory_mcp.retrieval.budget import fit, project
+from memory_mcp.retrieval.budget import check_fields, fit, project
 from memory_mcp.retrieval.search import Found, Hit, Query, Search
 from memory_mcp.retrieval.semantic import Semantic
 from memory_mcp.storage import pattern_queries
 from memory_mcp.storage.store import Store
 
+EPISODE_FIELDS = (
+    *("episode_id", "task", "status", "score", "domain", "task_type", "started_at", "outcome", "reason", "reward"),
+    *("steps", "path", "lessons", "matched_steps", "why"),
+)
 MAX_PATTERNS = 5
 _PATTERN_EPISODES = 5
 
@@ -37,6 +41,7 @@ class RecallService:
         Raises:
             StorageUnavailableError: the store is out of order and the cache too.
         """
+        check_fields(fields, EPISODE_FIELDS)
         found = await self._search.find(query)
         episodes = [project(await self._told(query.namespace, hit), list(fields)) for hit in found.hits]
         degraded = found.degraded

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TypeVar
 
 from memory_mcp.clock import Clock
-from memory_mcp.errors import MemoryMCPError, StorageUnavailableError
+from memory_mcp.errors import EpisodeClosedError, MemoryMCPError, StorageUnavailableError
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import Command, Written
 from memory_mcp.storage import queries
@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+_NEEDS_OPEN = ("episode.add_steps", "episode.complete", "memory.show")
 _CATCH_UP_BATCH = 256
 _WARM_EPISODES = 500
 
@@ -158,6 +159,7 @@ class Store:
             else:
                 self._writes["committed"] += 1
                 return written
+        self._refuse_what_contradicts(command)
         try:
             await self._pending.append(command)
         except StorageUnavailableError:
@@ -245,6 +247,17 @@ class Store:
     async def drain(self) -> bool:
         """Replay what waits in the journal, in order; True when nothing is left to wait for."""
         return await self._pending.drain()
+
+    def _refuse_what_contradicts(self, command: Command) -> None:
+        """Refuse what cache and journal show to be impossible, before it is promised to be carried out later."""
+        episode_id = command.payload.get("episode_id")
+        if command.operation not in _NEEDS_OPEN or episode_id is None:
+            return
+        cached = self.from_cache(lambda: self.cache.episode(command.namespace, episode_id))
+        known = _folded(cached, self._pending.writes_to(command.namespace, episode_id))
+        if known is not None and known["status"] != "open":
+            self._writes["refused"] += 1
+            raise EpisodeClosedError(f"episode {episode_id!r} is {known['status']} and takes no more writes")
 
     async def _commit(self, command: Command, *, replayed: bool = False) -> Written:
         again = replayed

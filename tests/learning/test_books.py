@@ -100,4 +100,4 @@ async def test_many_changes_at_once_are_read_as_a_whole(open_memory: Open, monke
 def test_an_empty_store_has_an_empty_book() -> None:
     book = compile_book(Tally())
     assert (len(book), list(book), book.pitfalls(), book.some(["x"])) == (0, [], [], [])
-    assert book.recoveries("g") == book.similar_recoveries("tool", "ValueError") == []
+    assert book.recoveries("g") == book.similar_recoveries({"tool": "run", "template": "ValueError: no"}) == []

@@ -161,6 +161,26 @@ async def test_a_similar_error_of_the_same_kind_helps_where_this_one_is_unknown(
     assert "lessons" not in await take(memory, begun["episode_id"], ("run", "AssertionError: another thing"))
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "bash: {}: command not found",
+        "ERROR: relation {} does not exist",
+        "error: externally managed while installing {}",
+    ],
+)
+async def test_the_same_error_about_something_else_helps_and_each_way_out_is_told_once(
+    open_memory: Open, message: str
+) -> None:
+    memory = await open_memory()
+    for word in ("alpha", "bravo", "charlie", "delta"):
+        await live(memory, "set up the machine", ("run", message.format(word)), ("fix", None, {"mode": "full"}), "run")
+    begun = await start(memory, "set up the machine")
+    [lesson] = (await take(memory, begun["episode_id"], ("run", message.format("zulu"))))["lessons"]
+    assert lesson["text"].startswith("fix(mode=full) led out of a similar error of run")
+    assert "lessons" not in await take(memory, begun["episode_id"], ("run", "the disk is full"))
+
+
 async def test_many_failures_at_once_are_answered_briefly(open_memory: Open) -> None:
     memory = await open_memory()
     kinds = ["one", "two", "three", "four", "five"]

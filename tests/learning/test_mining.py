@@ -50,6 +50,16 @@ def test_another_call_of_the_tool_is_a_way_out() -> None:
     assert ways(("run", "bad", fast), ("run", None, slow)) == {"run": (1, 1), "run(mode=slow)": (1, 1)}
 
 
+def test_the_same_tool_on_another_object_is_no_way_out() -> None:
+    missing = ("read", "FileNotFoundError: no", {"path": "config.yaml"})
+    assert ways(missing, ("read", None, {"path": "README.md"}))["read"] == (1, 0)
+    assert ways(missing, ("read", None, {"path": "config.yaml", "encoding": "latin-1"}))["read"] == (1, 1)
+    for one, other in (("/a/b", "/a/c"), ("https://a.org", "https://b.org"), ("src/a.py", "src/b.py"), ("~/a", "~/b")):
+        assert ways(("read", "no", {"path": one}), ("read", None, {"path": other}))["read"] == (1, 0)
+    for one, other in (("utf-8", "cp1252"), ("%d.%m.%Y", "%m/%d/%Y"), ("1.5", "2.5"), ("a b/c", "a c/b")):
+        assert ways(("read", "no", {"how": one}), ("read", None, {"how": other}))["read"] == (1, 1)
+
+
 def test_trying_again_unchanged_is_a_way_out_where_it_works() -> None:
     assert ways(("run", "TimeoutError: slow"), "run") == {"run": (1, 1)}
 

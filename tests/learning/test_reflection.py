@@ -113,3 +113,10 @@ def test_a_tool_that_fails_more_than_it_used_to_is_told() -> None:
     assert told(one, history=History([], rows))["insights"] == [
         "run failed in 2 of 3 calls, against 10% of 50 calls before"
     ]
+
+
+def test_success_with_another_object_led_out_of_nothing() -> None:
+    made = steps(("read", "FileNotFoundError: no", {"path": "a.yaml"}), ("read", None, {"path": "b.md"}))
+    found = told(episode(made, "failure"))
+    assert not any("led out" in text for text in found["successes"])
+    assert any("read failed" in text for text in found["improvements"])

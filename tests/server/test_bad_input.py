@@ -105,6 +105,11 @@ CASES: list[tuple[str, Json, str, str]] = [
     ("query_memory", {"query": "x", "filters": {"outcome": "won"}}, "invalid_argument", "filters.outcome"),
     ("query_memory", {"query": "x", "filters": {"task_type": "fun"}}, "invalid_argument", "filters.task_type"),
     ("query_memory", {"query": "x", "fields": "task"}, "invalid_argument", "fields"),
+    ("get_episode", {"episode_id": HERE, "fields": ["stepz"]}, "invalid_argument", "stepz"),
+    ("query_memory", {"query": "x", "fields": ["bogus"]}, "invalid_argument", "bogus"),
+    ("analyze_patterns", {"fields": ["bogus"]}, "invalid_argument", "bogus"),
+    ("query_memory", {"query": "x", "namespace": "  "}, "invalid_argument", "namespace"),
+    ("create_episode", {"task_description": "x", "namespace": "\t"}, "invalid_argument", "namespace"),
     # unknown arguments and words
     ("create_episode", {"task_description": "x", "tag": ["a"]}, "unknown_argument", "'tags'"),
     ("query_memory", {"query": "x", "q": "y"}, "unknown_argument", "q:"),
@@ -376,3 +381,17 @@ def test_twenty_bad_calls_at_once_are_each_answered(server: Wire) -> None:
         answer = server.answer(number)["result"]
         assert answer["structuredContent"]["code"] == "episode_not_found"
         assert json.loads(answer["content"][0]["text"]) == answer["structuredContent"]
+
+
+def test_a_completed_episode_may_still_ask(server: Wire) -> None:
+    asking = str(server.call("create_episode", task_description="Ask when all is done")["episode_id"])
+    server.call("complete_episode", episode_id=asking, outcome_type="success")
+    assert "episodes" in server.call("query_memory", query="what now?", episode_id=asking)
+    assert "forecast" in server.call("recommend_playbook", task_description="what now?", episode_id=asking)
+
+
+def test_a_result_with_a_message_alone_is_an_error(server: Wire) -> None:
+    open_one = str(server.call("create_episode", task_description="Report in haste")["episode_id"])
+    server.call("add_episode_step", episode_id=open_one, tool="pytest", result={"message": "ModuleNotFoundError: x"})
+    [step] = server.call("get_episode", episode_id=open_one)["steps"]
+    assert step["result"] == {"type": "error", "message": "ModuleNotFoundError: x"}

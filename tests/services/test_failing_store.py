@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from memory_mcp.errors import MemoryMCPError, SchemaTooNewError, StorageUnavailableError
+from memory_mcp.errors import EpisodeClosedError, MemoryMCPError, SchemaTooNewError, StorageUnavailableError
 from memory_mcp.memory import Memory
 from memory_mcp.records.base import Json
 from memory_mcp.retrieval.search import Query
@@ -100,6 +100,20 @@ async def test_writes_wait_while_the_store_fails_and_are_told_before_and_after_t
     assert (await memory.status.health())["overall"] == "healthy"
 
 
+async def test_what_is_known_to_be_impossible_is_refused_and_does_not_wait(
+    memory: Memory, engine: FailingEngine
+) -> None:
+    done, doing = [str((await start(memory))["episode_id"]) for _ in range(2)]
+    await finish(memory, done)
+    engine.fails = {"read", "write"}
+    await finish(memory, doing)
+    for episode_id in (done, doing):
+        for call in (took(memory, episode_id, "too late"), finish(memory, episode_id, "failure")):
+            with pytest.raises(EpisodeClosedError):
+                await call
+    assert memory.store.pending() == 1
+
+
 async def test_a_write_does_not_overtake_those_that_wait(
     memory: Memory, engine: FailingEngine, clock: ManualClock
 ) -> None:
@@ -172,16 +186,15 @@ async def test_a_pending_write_that_no_longer_fits_is_kept_as_a_conflict(
 ) -> None:
     episode_id = str((await start(memory))["episode_id"])
     engine.fails = {"write"}
-    await finish(memory, episode_id)
-    assert (await took(memory, episode_id, "too late"))["pending"]
+    assert (await took(memory, episode_id, "ahead of its time", number=9))["pending"]
     assert (await took(memory, "nobody", "lost"))["pending"]
     assert await tools_of(memory, episode_id) == []
     engine.fails = set()
     await eventually(lambda: memory.store.pending() == 0, clock)
     entries = await memory.store.read(lambda session: queries.ledger(session, 0, 100, "write.conflict"))
     kept = [(entry.subject_id, entry.data()["error"]["code"]) for entry in entries]
-    assert kept == [(episode_id, "episode_closed"), ("nobody", "episode_not_found")]
-    assert entries[0].data()["command"]["payload"]["steps"][0]["tool"] == "too late"
+    assert kept == [(episode_id, "step_conflict"), ("nobody", "episode_not_found")]
+    assert entries[0].data()["command"]["payload"]["steps"][0]["tool"] == "ahead of its time"
     assert memory.store.writes["conflicts"] == 2
     assert await whole(memory)
 

@@ -88,7 +88,7 @@ def ignored_as(record: Json) -> str | None:
     """Why the record takes no part in an episode of the main thread; None where it may."""
     kind = record.get("type")
     if kind not in ("user", "assistant"):
-        return shorten(str(kind), 40)
+        return shorten(kind, 40) if isinstance(kind, str) else "without a type"
     if record.get("isSidechain"):
         return "sidechain"
     if any(record.get(flag) for flag in _FLAGS):

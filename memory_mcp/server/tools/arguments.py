@@ -56,6 +56,8 @@ def check_id(episode_id: str) -> str:
 
 
 def namespace_of(given: str, memory: Memory) -> str:
+    if given and not given.strip():
+        raise InvalidInputError("namespace: must not be blank; leave it out for the default one")
     return check_name(given.strip(), "namespace") or memory.settings.namespace or DEFAULT_NAMESPACE
 
 
@@ -107,6 +109,10 @@ def step_of(item: Json, where: str) -> StepDraft:
         raise UnknownArgumentError(
             f"{prefix}result.truncated: there is no such argument", hint="Shorten the text so that it says so itself."
         )
+    result = item.get("result")
+    if isinstance(result, dict) and "type" not in result and result.get("message") and not result.get("output"):
+        # a failure that was reported in haste must not be learned from as a success
+        item = {**item, "result": {**result, "type": "error"}}
     try:
         return parse(StepDraft, item)
     except InvalidInputError as error:
