@@ -16,7 +16,13 @@ from memory_mcp.records.episode import Episode, Step
 # how much more a close precedent counts than a distant one
 SHARPNESS = 4
 MAX_STEPS = 12
+# from so many successes with as many values on, an argument belongs to the task and not to the way
+MIN_DIFFERENT = 3
 _PRIOR_STRENGTH = 2.0
+
+
+# arguments as `(tool, parameter)`
+Own = frozenset[tuple[str, str]]
 
 
 @dataclass(slots=True)
@@ -43,26 +49,62 @@ class Near:
         return [choice(step) for step in self.plan]
 
 
-def choose(near: Sequence[Near]) -> Near | None:
-    """The precedent to follow: of the plan that the closest successes agree on, the closest one."""
+def choose(near: Sequence[Near], own: Own = frozenset()) -> Near | None:
+    """The precedent to follow: of the plan that the closest successes agree on, the closest one.
+
+    `own` are arguments that each task has to itself; plans agree whatever they are.
+    """
+    plans = {id(precedent): dumps(_shared(precedent.choices, own)) for precedent in near}
     votes: dict[str, float] = {}
     for precedent in near:
         if precedent.succeeded and precedent.plan:
-            votes[dumps(precedent.choices)] = votes.get(dumps(precedent.choices), 0.0) + precedent.relevance**SHARPNESS
+            plan = plans[id(precedent)]
+            votes[plan] = votes.get(plan, 0.0) + precedent.relevance**SHARPNESS
     if not votes:
         return None
     best = max(votes, key=lambda plan: votes[plan])
-    agreeing = [precedent for precedent in near if precedent.succeeded and dumps(precedent.choices) == best]
+    agreeing = [precedent for precedent in near if precedent.succeeded and plans[id(precedent)] == best]
     return max(agreeing, key=lambda precedent: precedent.relevance)
+
+
+def own_arguments(near: Sequence[Near]) -> Own:
+    """`(tool, parameter)` whose value is another one in each of the successes that have it: names, ids, objects."""
+    values: dict[tuple[str, str], list[set[str]]] = {}
+    for precedent in near:
+        if precedent.succeeded:
+            here: dict[tuple[str, str], set[str]] = {}
+            for chosen in precedent.choices:
+                for name, value in chosen.get("parameters", {}).items():
+                    here.setdefault((chosen["tool"], name), set()).add(dumps(value))
+            for key, seen in here.items():
+                values.setdefault(key, []).append(seen)
+    return frozenset(
+        key
+        for key, sets in values.items()
+        if len(sets) >= MIN_DIFFERENT and sum(map(len, sets)) == len(set().union(*sets))
+    )
+
+
+def _shared(choices: Sequence[Json], own: Own) -> list[Json]:
+    """Choices without the arguments that each task has to itself."""
+    shared = []
+    for chosen in choices:
+        parameters = {
+            name: value for name, value in chosen.get("parameters", {}).items() if (chosen["tool"], name) not in own
+        }
+        shared.append({"tool": chosen["tool"], **({"parameters": parameters} if parameters else {})})
+    return shared
 
 
 def write(near: Sequence[Near], pitfalls: Sequence[Pattern], base_rate: float | None, max_steps: int) -> Json | None:
     """A playbook from the episodes nearest to a task, or None when none of them succeeded."""
-    chosen = choose(near)
+    own = own_arguments(near)
+    chosen = choose(near, own)
     if chosen is None:
         return None
     plan = chosen.plan[: min(max_steps, MAX_STEPS)]
-    followers = [precedent for precedent in near if _contains(precedent.choices, [choice(step) for step in plan])]
+    calls = _shared([choice(step) for step in plan], own)
+    followers = [precedent for precedent in near if _contains(_shared(precedent.choices, own), calls)]
     successes = sum(precedent.succeeded for precedent in followers)
     failures = sum(precedent.failed for precedent in followers)
     prior = 0.5 if base_rate is None else base_rate
@@ -70,7 +112,7 @@ def write(near: Sequence[Near], pitfalls: Sequence[Pattern], base_rate: float | 
     failed = [precedent for precedent in near if precedent.failed]
     succeeded = [precedent for precedent in near if precedent.succeeded]
     return {
-        "steps": [_step(order, step, succeeded, failed) for order, step in enumerate(plan, 1)],
+        "steps": [_step(order, step, succeeded, failed, own) for order, step in enumerate(plan, 1)],
         "left_out": len(chosen.plan) - len(plan),
         "why": f"led to success in {successes} of {successes + failures} similar episodes that went this way",
         "evidence": {
@@ -108,11 +150,14 @@ def pitfall(pattern: Pattern) -> Json:
     }
 
 
-def _step(order: int, step: Step, succeeded: Sequence[Near], failed: Sequence[Near]) -> Json:
-    chosen = choice(step)
-    with_it = sum(any(other == chosen for other in precedent.choices) for precedent in succeeded)
-    failed_with_it = sum(any(other == chosen for other in precedent.choices) for precedent in failed)
+def _step(order: int, step: Step, succeeded: Sequence[Near], failed: Sequence[Near], own: Own) -> Json:
+    [chosen] = _shared([choice(step)], own)
+    with_it = sum(chosen in _shared(precedent.choices, own) for precedent in succeeded)
+    failed_with_it = sum(chosen in _shared(precedent.choices, own) for precedent in failed)
     written: Json = {"order": order, **chosen}
+    yours = [name for name in choice(step).get("parameters", {}) if (step.tool, name) in own]
+    if yours:
+        written["your_own"] = yours
     purpose = first_line(step.action)
     # some importers know no more of an action than the call itself
     if purpose and purpose != step.tool and not purpose.startswith(f"{step.tool}("):

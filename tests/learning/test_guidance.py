@@ -52,6 +52,23 @@ async def test_a_task_is_told_of_a_success_and_of_a_failure_that_contrasts(open_
     assert playbook["when_not_to_apply"][0]["episode_id"] == bad
 
 
+async def test_an_argument_that_each_task_has_to_itself_is_no_part_of_the_way(open_memory: Open) -> None:
+    memory = await open_memory()
+    for word in ("alpha", "bravo", "charlie", "delta"):
+        await live(
+            memory,
+            f"install the package {word} for the tests",
+            "make_venv",
+            ("pip_install", None, {"package": word, "quiet": True}),
+            "pytest",
+        )
+    playbook = (await start(memory, "install the package zulu for the tests"))["playbook"]
+    assert playbook["evidence"]["successes"] == 4
+    step = playbook["steps"][1]
+    assert (step["tool"], step["parameters"], step["your_own"]) == ("pip_install", {"quiet": True}, ["package"])
+    assert step["evidence"] == "in 4 of 4 similar successes"
+
+
 async def test_unlike_episodes_are_no_precedents(open_memory: Open) -> None:
     memory = await open_memory()
     await live(memory, "translate a poem about autumn into Latin", "write")
