@@ -32,11 +32,13 @@ class Journal:
         self._replay_lock: FileLock | None = None
 
     def open(self) -> None:
-        """Open it, if it is not open.
+        """Open it, if it is not open; make it anew, if it was taken away while it was.
 
         Files that are damaged are never deleted here, because they may hold writes that were acknowledged.
         """
         if self.is_open:
+            if self._env.file != environment.identify(self.directory):
+                self._put_back()
             return
         try:
             self._environment = environment.acquire(self.directory, map_size=self._map_size, sync=True)
@@ -72,6 +74,7 @@ class Journal:
         """Add a command behind all others; returns its sequence number once it is on disk."""
         data = command.to_json()
         env = self._env
+        self._check_in_place(env)
         try:
             with env.writing, env.lmdb.begin(write=True) as txn:
                 with txn.cursor() as cursor:
@@ -108,6 +111,7 @@ class Journal:
     def probe(self) -> None:
         """Find out, by a real and synced write that leaves nothing, whether a command could be added."""
         env = self._env
+        self._check_in_place(env)
         try:
             with env.writing, env.lmdb.begin(write=True) as txn:
                 txn.put(_PROBE, b"")
@@ -122,6 +126,30 @@ class Journal:
                 return int(env.lmdb.stat()["entries"])
         except lmdb.Error as error:
             raise StorageUnavailableError(f"cannot read the pending journal: {error}") from error
+
+    def _check_in_place(self, env: Environment) -> None:
+        """What is written to a file that somebody has deleted would be gone with this process."""
+        if env.file != environment.identify(self.directory):
+            raise StorageUnavailableError(f"the pending journal was taken away: {self.directory}")
+
+    def _put_back(self) -> None:
+        """Make a journal anew with all that this process still holds of the one that was taken away.
+
+        Other processes do the same; a command that is there twice is carried out once, as its `write_id` tells.
+        """
+        waiting = self.first()
+        taken, lock = self._env, self.replay_lock
+        self._environment = self._replay_lock = None
+        try:
+            self.open()
+            for _, command in waiting:
+                self.append(command)
+        except StorageUnavailableError:
+            self.close()
+            self._environment, self._replay_lock = taken, lock
+            raise
+        lock.close()
+        environment.release(taken)
 
     @property
     def _env(self) -> Environment:

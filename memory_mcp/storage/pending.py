@@ -68,7 +68,10 @@ class Pending:
             await asyncio.to_thread(self._journal.append, command)
         except StorageUnavailableError as error:
             self._failed(error)
-            raise
+            await self._mend()
+            if self.error:
+                raise
+            await asyncio.to_thread(self._journal.append, command)
 
     async def drain(self) -> bool:
         """Replay what waits, in order; True when nothing is left to wait for, False after two seconds at the latest.

@@ -100,6 +100,26 @@ async def test_writes_wait_while_the_store_fails_and_are_told_before_and_after_t
     assert (await memory.status.health())["overall"] == "healthy"
 
 
+async def test_a_journal_that_is_taken_away_while_it_is_needed_comes_back_with_what_it_held(
+    memory: Memory, settings: Settings, engine: FailingEngine, clock: ManualClock
+) -> None:
+    engine.fails = {"read", "write"}
+    before = str((await start(memory, "before the journal is gone"))["episode_id"])
+    shutil.rmtree(settings.data_dir / "pending")
+    after = str((await start(memory, "after the journal is gone"))["episode_id"])
+    # what is promised is in files that another process finds
+    other = Journal(settings.data_dir / "pending")
+    other.open()
+    assert [command.payload["episode"]["episode_id"] for _, command in other.first()] == [before, after]
+    other.close()
+    engine.fails = set()
+    clock.advance(LATER)
+    await eventually(lambda: memory.store.pending() == 0, clock)
+    for episode_id in (before, after):
+        assert await tools_of(memory, episode_id) == []
+    assert await whole(memory)
+
+
 async def test_what_is_known_to_be_impossible_is_refused_and_does_not_wait(
     memory: Memory, engine: FailingEngine
 ) -> None:
