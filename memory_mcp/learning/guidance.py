@@ -152,11 +152,15 @@ class Guidance:
             ((_recovery_score(pattern, sources.get(pattern.pattern_id, []), near), pattern) for pattern in candidates),
             key=lambda pair: (-pair[0], pair[1].pattern_id),
         )
-        # of similar errors, the same way out may be known several times
-        differing = {dumps(pattern.body["recovery"]): (score, pattern) for score, pattern in reversed(scored)}
-        scored = [pair for pair in scored if differing[dumps(pair[1].body["recovery"])][1] is pair[1]]
-        best = [pattern for score, pattern in scored[:MAX_LESSONS] if score >= MIN_SCORE]
-        return [_lesson(pattern, sources.get(pattern.pattern_id, []), near, exact) for pattern in best]
+        best: dict[str, Pattern] = {}
+        for score, pattern in scored:
+            if score >= MIN_SCORE:
+                # of similar errors, the same way out may be known several times
+                best.setdefault(dumps(pattern.body["recovery"]), pattern)
+        return [
+            _lesson(pattern, sources.get(pattern.pattern_id, []), near, exact)
+            for pattern in list(best.values())[:MAX_LESSONS]
+        ]
 
     async def _neighbours(
         self, draft: EpisodeDraft, namespace: str, exclude: set[str] | None = None

@@ -54,17 +54,15 @@ def choose(near: Sequence[Near], own: Own = frozenset()) -> Near | None:
 
     `own` are arguments that each task has to itself; plans agree whatever they are.
     """
-    plans = {id(precedent): dumps(_shared(precedent.choices, own)) for precedent in near}
-    votes: dict[str, float] = {}
+    agreeing: dict[str, list[Near]] = {}
     for precedent in near:
         if precedent.succeeded and precedent.plan:
-            plan = plans[id(precedent)]
-            votes[plan] = votes.get(plan, 0.0) + precedent.relevance**SHARPNESS
-    if not votes:
+            agreeing.setdefault(dumps(_shared(precedent.choices, own)), []).append(precedent)
+    if not agreeing:
         return None
+    votes = {plan: sum(one.relevance**SHARPNESS for one in those) for plan, those in agreeing.items()}
     best = max(votes, key=lambda plan: votes[plan])
-    agreeing = [precedent for precedent in near if precedent.succeeded and plans[id(precedent)] == best]
-    return max(agreeing, key=lambda precedent: precedent.relevance)
+    return max(agreeing[best], key=lambda precedent: precedent.relevance)
 
 
 def own_arguments(near: Sequence[Near]) -> Own:
@@ -104,15 +102,19 @@ def write(near: Sequence[Near], pitfalls: Sequence[Pattern], base_rate: float | 
         return None
     plan = chosen.plan[: min(max_steps, MAX_STEPS)]
     calls = _shared([choice(step) for step in plan], own)
-    followers = [precedent for precedent in near if _contains(_shared(precedent.choices, own), calls)]
+    ways = [(precedent, _shared(precedent.choices, own)) for precedent in near]
+    followers = [precedent for precedent, way in ways if _contains(way, calls)]
     successes = sum(precedent.succeeded for precedent in followers)
     failures = sum(precedent.failed for precedent in followers)
     prior = 0.5 if base_rate is None else base_rate
     mean, low, high = beta_interval(successes, failures, prior, _PRIOR_STRENGTH)
-    failed = [precedent for precedent in near if precedent.failed]
-    succeeded = [precedent for precedent in near if precedent.succeeded]
+    failed = [way for precedent, way in ways if precedent.failed]
+    succeeded = [way for precedent, way in ways if precedent.succeeded]
     return {
-        "steps": [_step(order, step, succeeded, failed, own) for order, step in enumerate(plan, 1)],
+        "steps": [
+            _step(order, step, call, succeeded, failed)
+            for order, (step, call) in enumerate(zip(plan, calls, strict=True), 1)
+        ],
         "left_out": len(chosen.plan) - len(plan),
         "why": f"led to success in {successes} of {successes + failures} similar episodes that went this way",
         "evidence": {
@@ -124,7 +126,7 @@ def write(near: Sequence[Near], pitfalls: Sequence[Pattern], base_rate: float | 
             "episodes": [precedent.episode.episode_id for precedent in followers][:5],
         },
         "when_to_apply": _when(chosen.episode),
-        "when_not_to_apply": [_failure(precedent) for precedent in failed[:2]],
+        "when_not_to_apply": [_failure(precedent) for precedent in near if precedent.failed][:2],
         "pitfalls": [pitfall(pattern) for pattern in pitfalls],
         "source": chosen.episode.episode_id,
     }
@@ -150,12 +152,12 @@ def pitfall(pattern: Pattern) -> Json:
     }
 
 
-def _step(order: int, step: Step, succeeded: Sequence[Near], failed: Sequence[Near], own: Own) -> Json:
-    [chosen] = _shared([choice(step)], own)
-    with_it = sum(chosen in _shared(precedent.choices, own) for precedent in succeeded)
-    failed_with_it = sum(chosen in _shared(precedent.choices, own) for precedent in failed)
-    written: Json = {"order": order, **chosen}
-    yours = [name for name in choice(step).get("parameters", {}) if (step.tool, name) in own]
+def _step(order: int, step: Step, call: Json, succeeded: list[list[Json]], failed: list[list[Json]]) -> Json:
+    """A step of the plan; `call` is what of it all tasks share, the lists are the ways of similar episodes."""
+    with_it = sum(call in way for way in succeeded)
+    failed_with_it = sum(call in way for way in failed)
+    written: Json = {"order": order, **call}
+    yours = [name for name in choice(step).get("parameters", {}) if name not in call.get("parameters", {})]
     if yours:
         written["your_own"] = yours
     purpose = first_line(step.action)

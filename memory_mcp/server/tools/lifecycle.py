@@ -70,8 +70,8 @@ class LifecycleTools:
         result: Annotated[
             dict[str, Any],
             Field(
-                description='{"type": "success"|"error"|"timeout", "output": text, "message": error text}; texts up to'
-                " 10,000 characters."
+                description='{"type": "success"|"error"|"timeout", "output": text, "message": error text};'
+                " a message alone: error; up to 10,000 characters."
             ),
         ] = {},  # noqa: B006 - never changed
         latency_ms: float | None = None,
