@@ -48,6 +48,11 @@ class ManualClock:
         heapq.heappush(self._sleepers, (self._monotonic + seconds, id(future), future))
         await future
 
+    @property
+    def sleepers(self) -> int:
+        """How many are asleep."""
+        return len(self._sleepers)
+
     def advance(self, seconds: float) -> None:
         """Let time pass; whoever slept less long wakes up."""
         self._now += round(seconds * 1_000_000)

@@ -49,10 +49,18 @@ async def eventually(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def first_look_is_over(clock: ManualClock) -> None:
+    """From here on nothing rings by itself: the watch has told what it found when it started, and sleeps."""
+    await eventually(lambda: clock.sleepers)
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 async def test_a_follower_that_raises_is_counted_and_tried_again_after_a_pause(
     open_memory: Open, clock: ManualClock
 ) -> None:
     memory = await open_memory(clock=clock)
+    await first_look_is_over(clock)
     follower = Scripted(ValueError("a defect"), StorageUnavailableError("away"), True, True, False)
     memory.upkeep.add(follower)
     await eventually(lambda: follower.steps == 1)
@@ -116,6 +124,7 @@ async def test_a_follower_that_swallows_its_cancellation_ends_all_the_same(
 
 async def test_commits_of_this_process_are_heard_of_at_once(open_memory: Open, clock: ManualClock) -> None:
     memory = await open_memory(clock=clock)
+    await first_look_is_over(clock)
     follower = Scripted()
     memory.upkeep.add(follower)
     await eventually(lambda: follower.steps == 1)
@@ -126,7 +135,7 @@ async def test_commits_of_this_process_are_heard_of_at_once(open_memory: Open, c
 async def test_commits_of_others_are_heard_of_at_the_next_poll(open_memory: Open, clock: ManualClock) -> None:
     memory = await open_memory(clock=clock)
     other = await open_memory()
-    await eventually(lambda: memory.upkeep.last_sync)
+    await first_look_is_over(clock)
     follower = Scripted()
     memory.upkeep.add(follower)
     await eventually(lambda: follower.steps == 1)
