@@ -118,9 +118,7 @@ def cli_page() -> str:
     assert isinstance(program, typer.core.TyperGroup)
     context = program.context_class(program, info_name="memory-mcp", terminal_width=100, max_content_width=100)
     lines = ["# The program", "", MADE, "", "```text", program.get_help(context), "```"]
-    for name, command in program.commands.items():
-        inner = command.context_class(command, info_name=name, parent=context, terminal_width=100)
-        lines += ["", f"## memory-mcp {name}", "", "```text", command.get_help(inner), "```"]
+    lines += _commands(program, context, "memory-mcp")
     lines += [
         "",
         "`import` prints a JSON summary on stdout, and on stderr what it could not read, with line numbers.",
@@ -128,6 +126,17 @@ def cli_page() -> str:
         "Formats: [formats.md](formats.md).",
     ]
     return "\n".join([*lines, ""])
+
+
+def _commands(group: Any, context: Any, path: str) -> list[str]:
+    """The help of every command of a group, and of the groups inside it."""
+    lines = []
+    for name, command in group.commands.items():
+        inner = command.context_class(command, info_name=name, parent=context, terminal_width=100)
+        lines += ["", f"## {path} {name}", "", "```text", command.get_help(inner), "```"]
+        if isinstance(command, typer.core.TyperGroup):
+            lines += _commands(command, inner, f"{path} {name}")
+    return lines
 
 
 PAGES = {

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from memory_mcp import __version__
+from memory_mcp.cli.common import DataDir, Namespace, settings_from, stop
 from memory_mcp.errors import MemoryMCPError
-from memory_mcp.settings import PREFIX, Settings, load_settings
 
 app = typer.Typer(
     name="memory-mcp",
@@ -22,14 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-errors = Console(stderr=True, highlight=False)
-
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Directory of the data.", envvar=f"{PREFIX}DATA_DIR", show_envvar=True)
-]
-Namespace = Annotated[str | None, typer.Option("--namespace", help="Namespace to work in.")]
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -86,24 +76,10 @@ def import_(
     """Bring in episodes from a file and learn from them. What is there already is left as it is."""
     from memory_mcp.cli.importing import run_import
 
-    settings = _settings(data_dir=data_dir, namespace=namespace)
+    settings = settings_from(data_dir=data_dir, namespace=namespace)
     try:
         failed = asyncio.run(run_import(settings, format_name, file))
     except MemoryMCPError as error:
-        raise _stop(error) from None
+        raise stop(error) from None
     if failed:
         raise typer.Exit(1)
-
-
-def _settings(**flags: Any) -> Settings:
-    try:
-        return load_settings(**flags)
-    except MemoryMCPError as error:
-        raise _stop(error, 2) from None
-
-
-def _stop(error: MemoryMCPError, code: int = 1) -> typer.Exit:
-    """An error as a sentence with its hint."""
-    text = f"[red]{error.code}[/red]: {escape(error.message)}. [dim]{escape(error.hint)}[/dim]"
-    errors.print(text, soft_wrap=True)
-    return typer.Exit(code)
