@@ -7,10 +7,16 @@
     │   └── TooLargeError                too_large
     ├── NotFoundError                    not_found
     │   ├── EpisodeNotFoundError         episode_not_found
+    │   ├── EntryNotFoundError           entry_not_found
+    │   ├── SnapshotNotFoundError        snapshot_not_found
+    │   ├── BeyondRecallError            beyond_recall
     │   └── UnknownToolError             unknown_tool
     ├── ConflictError                    conflict
     │   ├── EpisodeClosedError           episode_closed
     │   ├── EpisodeExistsError           episode_exists
+    │   ├── SnapshotExistsError          snapshot_exists
+    │   ├── LaterChangesError            later_changes
+    │   ├── NotUndoableError             not_undoable
     │   └── StepConflictError            step_conflict
     ├── StorageError                     storage_error
     │   ├── StorageUnavailableError      storage_unavailable
@@ -89,6 +95,27 @@ class EpisodeNotFoundError(NotFoundError):
     default_hint = "Use the episode_id that create_episode returned, or find one with query_memory."
 
 
+class EntryNotFoundError(NotFoundError):
+    """The ledger has no entry at this position in this namespace."""
+
+    code = "entry_not_found"
+    default_hint = "`memory-mcp history list` shows the entries with their positions."
+
+
+class SnapshotNotFoundError(NotFoundError):
+    """No snapshot has this name in this namespace."""
+
+    code = "snapshot_not_found"
+    default_hint = "`memory-mcp snapshot list` shows the snapshots."
+
+
+class BeyondRecallError(NotFoundError):
+    """A state that is asked for was erased when something was forgotten."""
+
+    code = "beyond_recall"
+    default_hint = "What was forgotten cannot be brought back; a backup made before may still hold it."
+
+
 class UnknownToolError(NotFoundError):
     """No tool has this name."""
 
@@ -112,6 +139,27 @@ class EpisodeExistsError(ConflictError):
     """An episode with this id is stored already."""
 
     code = "episode_exists"
+
+
+class SnapshotExistsError(ConflictError):
+    """A snapshot of this name exists already in this namespace."""
+
+    code = "snapshot_exists"
+    default_hint = "Choose another name."
+
+
+class LaterChangesError(ConflictError):
+    """An operation cannot be undone because what it changed was changed again."""
+
+    code = "later_changes"
+    default_hint = "Undo the later changes first, the newest first, or roll back to a snapshot."
+
+
+class NotUndoableError(ConflictError):
+    """An operation that cannot be undone by itself."""
+
+    code = "not_undoable"
+    default_hint = "What was learned goes with its episode: undo the completion. What was forgotten is gone."
 
 
 class StepConflictError(ConflictError):

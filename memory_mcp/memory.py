@@ -22,6 +22,8 @@ from memory_mcp.retrieval.search import Search
 from memory_mcp.retrieval.semantic import Semantic
 from memory_mcp.services.analysis import PatternService
 from memory_mcp.services.episodes import EpisodeService
+from memory_mcp.services.forgetting import ForgetService
+from memory_mcp.services.history import HistoryService
 from memory_mcp.services.recall import RecallService
 from memory_mcp.services.status import StatusService
 from memory_mcp.settings import Settings
@@ -93,6 +95,8 @@ class Memory:
         self.episodes = EpisodeService(
             self.store, guidance, self.learner, self.metrics, self.clock, self.ids, settings.actor
         )
+        self.history = HistoryService(self.store, self.clock, self.ids, settings.actor)
+        self.forgetting = ForgetService(self.store, self.clock, self.ids, settings.actor)
         self.recall = RecallService(self.store, search, self.semantic, books)
         self.patterns = PatternService(self.store, books)
         self.status = StatusService(self.store, self.semantic, self.learner, self.upkeep, self.metrics, data)

@@ -27,6 +27,8 @@ from memory_mcp.storage.store import Store
 _log = logging.getLogger(__name__)
 
 _BATCH = 32
+# a completed episode that was put back as it was before anything was learned from it is learned from again
+_OCCASIONS = ("episode.completed", "episode.restored")
 
 
 class Learner:
@@ -71,8 +73,8 @@ class Learner:
 
         found, history = await self._store.read(load)
         move = {"name": LEARNING, "from": cursor, "to": entry.position}
-        if found is None:
-            # forgotten since: there is nothing to learn from any more
+        if found is None or found["status"] != "completed" or found["reward"] is not None:
+            # forgotten or taken back since, or put back with all that was learned from it
             await self._store.write_derived(self._command("cursor.move", entry, {"cursor": move}))
             return
         try:
@@ -134,9 +136,22 @@ def learn(episode: Episode, history: History) -> Json:
     }
 
 
+def effects_of(episode: Episode) -> Json:
+    """What learning from an episode has counted, of one that was learned from already: see `storage.effects`."""
+    assert episode.reward is not None
+    told = learn(episode, History([], []))
+    patterns = [
+        {name: contribution[name] for name in ("pattern_id", "steps", "tried", "resolved")}
+        for contribution in (told["contributions"] if told["success"] is not None else ())
+    ]
+    names = ("success", "stats", "tools", "groups", "credits")
+    return {**{name: told[name] for name in names}, "patterns": patterns, "reward": episode.reward["total"]}
+
+
 def _waiting(session: Session) -> tuple[int, list[LedgerEntry]]:
     cursor = queries.cursor(session, LEARNING)
-    return cursor, queries.ledger(session, cursor, _BATCH, "episode.completed")
+    entries = [entry for name in _OCCASIONS for entry in queries.ledger(session, cursor, _BATCH, name)]
+    return cursor, sorted(entries, key=lambda entry: entry.position)[:_BATCH]
 
 
 def _tools(episode: Episode) -> list[Json]:

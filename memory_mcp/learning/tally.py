@@ -89,10 +89,11 @@ class Tally:
 
     def changes(self, session: Session, namespace: str) -> Change | None:
         """What has changed in the store since the last change taken; None if nothing was learned at all."""
-        cursor = queries.cursor(session, LEARNING)
+        learned_until = pattern_queries.last_change(session)
+        cursor = max(queries.cursor(session, LEARNING), learned_until)
         if cursor == self._cursor:
             return None
-        change = Change(cursor, queries.last_position(session, "episode.learned"))
+        change = Change(cursor, learned_until)
         changed: list[str] | None = None
         if self._learned >= 0:
             learned = pattern_queries.learned_since(session, namespace, self._learned, _MOST_EPISODES)
@@ -109,7 +110,7 @@ class Tally:
     def take(self, change: Change) -> None:
         """Replace the counts that have changed."""
         self._cursor, self._learned = change.cursor, change.learned
-        if change.groups:
+        if change.groups or change.whole:
             self.version = change.learned
         for group_id, by_scope in change.groups.items():
             for scope, totals in by_scope.items():

@@ -92,8 +92,12 @@ class Semantic:
         """Take over vectors that any process has stored."""
         index = self.index
         while index is not None:
-            rows = await self._store.read(index.refresh)
-            if not index.extend(rows):
+            fresh = await self._store.read(index.refresh)
+            more = index.extend(fresh)
+            if index.wasteful:
+                # searches under way go on with the old one
+                self.index = index = index.compacted()
+            if not more:
                 return
 
     async def step(self) -> bool:

@@ -7,15 +7,27 @@ faster. A search over 20,000 of them takes half a millisecond.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from memory_mcp.storage.session import Session
+from memory_mcp.storage import pattern_queries
+from memory_mcp.storage.session import Row, Session
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _BATCH = 2_000
+_WASTE_TOLERATED = 4_096
+
+
+@dataclass(slots=True)
+class Fresh:
+    """What the store has that an index lacks: new rows, and for episodes that were taken back the units they have."""
+
+    rows: list[Row]
+    revised_at: int = 0
+    left: dict[str, set[int]] = field(default_factory=dict)
 
 
 def pack(vector: NDArray[np.float32]) -> bytes:
@@ -32,6 +44,9 @@ class VectorIndex:
         self.model_id = model_id
         self.dimensions = dimensions
         self.last_unit = 0
+        self.dead = 0
+        # ledger position up to which episodes that were taken back are known; below 0: nothing was read yet
+        self._revised_at = -1
         self.units: list[tuple[int, str, str]] = []  # (unit_id, kind, episode_id)
         self.rows_of: dict[str, list[int]] = {}  # episode_id -> rows
         self._matrix: NDArray[np.float32] = np.empty((0, dimensions), np.float32)
@@ -41,8 +56,32 @@ class VectorIndex:
     def __len__(self) -> int:
         return len(self.units)
 
-    def refresh(self, session: Session) -> list[Any]:
-        """New rows of the store, to be handed to `extend` on the thread that searches."""
+    @property
+    def wasteful(self) -> bool:
+        """Whether most rows are dead, and worth the work of leaving them out."""
+        return self.dead > _WASTE_TOLERATED and 2 * self.dead > len(self.units)
+
+    def refresh(self, session: Session) -> Fresh:
+        """What is new in the store, to be handed to `extend` on the thread that searches."""
+        revised_at = pattern_queries.last_revision(session)
+        fresh = Fresh(self._new_rows(session), revised_at)
+        if 0 <= self._revised_at < revised_at:
+            fresh.left = pattern_queries.units_of_revised(session, self._revised_at)
+        return fresh
+
+    def compacted(self) -> VectorIndex:
+        """An index of the living rows alone."""
+        other = VectorIndex(self.model_id, self.dimensions)
+        keep = self._alive[: len(self.units)].nonzero()[0]
+        other._matrix, other._namespaces = self._matrix[keep], self._namespaces[keep]
+        other._alive = self._alive[keep]
+        other.units = [self.units[row] for row in keep]
+        for row, (_, _, episode_id) in enumerate(other.units):
+            other.rows_of.setdefault(episode_id, []).append(row)
+        other.last_unit, other._revised_at = self.last_unit, self._revised_at
+        return other
+
+    def _new_rows(self, session: Session) -> list[Row]:
         return session.all(
             "SELECT v.unit_id, u.kind, u.episode_id, v.ns_hash, v.vector FROM vectors v"
             " JOIN units u ON u.unit_id = v.unit_id WHERE v.unit_id > $1 AND v.model_id = $2"
@@ -52,10 +91,17 @@ class VectorIndex:
             _BATCH,
         )
 
-    def extend(self, rows: list[Any]) -> bool:
-        """Take rows that `refresh` found; True when there may be more."""
+    def extend(self, fresh: Fresh) -> bool:
+        """Take what `refresh` found; True when there may be more."""
         from memory_mcp.numerics import np
 
+        rows = fresh.rows
+        if fresh.revised_at > self._revised_at:
+            self._revised_at = fresh.revised_at
+            for episode_id, left in fresh.left.items():
+                for row in self.rows_of.get(episode_id, ()):
+                    if self.units[row][0] not in left:
+                        self._kill(row)
         # somebody else may have taken the same rows meanwhile; there may be more behind them all the same
         more = len(rows) == _BATCH
         rows = [row for row in rows if row[0] > self.last_unit]
@@ -79,7 +125,7 @@ class VectorIndex:
             for earlier in self.rows_of.setdefault(episode_id, []):
                 # a unit that replaces another one of its episode
                 if self.units[earlier][1] == kind:
-                    self._alive[earlier] = False
+                    self._kill(earlier)
             self.units.append((unit_id, kind, episode_id))
             self.rows_of[episode_id].append(count + offset)
         return more
@@ -103,6 +149,13 @@ class VectorIndex:
             if best > -1.0:
                 found[name] = best
         return found
+
+    def _kill(self, row: int) -> None:
+        if self._alive[row]:
+            self._alive[row] = False
+            # what was forgotten must not stay in memory either
+            self._matrix[row] = 0.0
+            self.dead += 1
 
 
 def best_rows(scores: NDArray[np.float32], limit: int) -> list[int]:

@@ -151,7 +151,7 @@ class Cache:
 
         def scan(txn: Any) -> list[Json]:
             headers = (json.loads(bytes(value[8:])) for _, value in _starting_with(txn, HEADER))
-            return [header for header in headers if header["namespace"] == namespace]
+            return [header for header in headers if header is not None and header["namespace"] == namespace]
 
         found = self._files.read(scan)
         found.sort(key=lambda header: header["version"], reverse=True)
@@ -165,12 +165,13 @@ class Cache:
 
         def read_all(kind: bytes) -> list[tuple[int, Any]]:
             prefix = key(kind, namespace, episode_id)[:-8]
-            return [self._decode(name, raw) for name, raw in _starting_with(txn, prefix)]
+            found = (self._decode(name, raw) for name, raw in _starting_with(txn, prefix))
+            return [(version, value) for version, value in found if value is not None]
 
         if _floor(txn) is None:
             return None
         header, count, receipts = read(HEADER), read(COUNT), read(RECEIPTS)
-        if header is None or count is None or receipts is None:
+        if header is None or header[1] is None or count is None or receipts is None:
             return None
         steps = read_all(STEP)
         if len(steps) != count[1]:

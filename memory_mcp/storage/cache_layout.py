@@ -25,7 +25,7 @@ def key(kind: bytes, namespace: str, subject: str, number: int = 0) -> bytes:
 
 
 def puts_for(entry: LedgerEntry) -> list[Put]:
-    """What an entry of the ledger changes in the cache."""
+    """What an entry of the ledger changes in the cache. What is gone becomes `null`."""
     if entry.payload is None or entry.subject_kind != "episode":
         return []
     data = entry.data()
@@ -44,6 +44,22 @@ def puts_for(entry: LedgerEntry) -> list[Put]:
         put(HEADER, data["episode"])
         put(COUNT, 0)
         put(RECEIPTS, [])
+    elif entry.operation == "episode.restored":
+        header, steps = data["episode"], data["steps"]
+        put(HEADER, header)
+        put(COUNT, len(steps))
+        put(RECEIPTS, data["receipts"])
+        for step in steps:
+            put(STEP, step, step["step_number"])
+        for number in range(len(steps) + 1, data["steps_before"] + 1):
+            put(STEP, None, number)
+    elif entry.operation in ("episode.removed", "episode.forgotten"):
+        # not deleted: an older value that comes late must meet a newer one
+        put(HEADER, None)
+        put(RECEIPTS, [])
+        put(COUNT, 0)
+        for number in range(1, data.get("step_count", 0) + 1):
+            put(STEP, None, number)
     elif "episode" in data:
         put(HEADER, data["episode"])
         if "receipts" in data:

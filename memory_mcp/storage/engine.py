@@ -45,6 +45,14 @@ class Engine(Protocol):
         """Carry out a command; returns when it is durable."""
         ...
 
+    async def compact(self) -> bool:
+        """Give free pages back, and leave nothing of what was erased; False when a part of that was hindered."""
+        ...
+
+    async def empty_log(self) -> bool:
+        """Empty the write-ahead log; False when somebody still reads from it."""
+        ...
+
     async def data_version(self) -> int:
         """A number that changes when somebody else has committed."""
         ...

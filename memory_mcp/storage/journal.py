@@ -15,6 +15,7 @@ from memory_mcp.storage.environment import Environment
 from memory_mcp.storage.filelock import FileLock
 
 _SEQUENCE = struct.Struct(">Q")
+_SCRUBS = 4
 _PROBE = _SEQUENCE.pack(0)
 
 
@@ -91,6 +92,8 @@ class Journal:
         try:
             with env.mapped, env.lmdb.begin() as txn, txn.cursor() as cursor:
                 for name, value in cursor.iternext():
+                    if name == _PROBE:
+                        continue
                     found.append((_SEQUENCE.unpack(name)[0], Command.from_json(value)))
                     if len(found) == limit:
                         break
@@ -108,6 +111,26 @@ class Journal:
         except lmdb.Error as error:
             raise StorageUnavailableError(f"cannot write the pending journal: {error}") from error
 
+    def scrub(self) -> None:
+        """Overwrite what free pages hold of commands that were carried out long ago.
+
+        LMDB takes free pages before it lets the file grow, so values of the size of the file reach all of them.
+        """
+        env = self._env
+        try:
+            for _ in range(_SCRUBS):
+                # pages that one transaction frees can be taken by the next but one
+                size = (env.lmdb.info()["last_pgno"] + 1) * env.lmdb.stat()["psize"]
+                # committed before it is deleted, or the pages would never be written
+                with env.writing, env.lmdb.begin(write=True) as txn:
+                    if txn.stat()["entries"]:
+                        return
+                    txn.put(_PROBE, bytes(size))
+                with env.writing, env.lmdb.begin(write=True) as txn:
+                    txn.delete(_PROBE)
+        except lmdb.Error as error:
+            raise StorageUnavailableError(f"cannot write the pending journal: {error}") from error
+
     def probe(self) -> None:
         """Find out, by a real and synced write that leaves nothing, whether a command could be added."""
         env = self._env
@@ -122,8 +145,8 @@ class Journal:
     def __len__(self) -> int:
         env = self._env
         try:
-            with env.mapped:
-                return int(env.lmdb.stat()["entries"])
+            with env.mapped, env.lmdb.begin() as txn:
+                return int(txn.stat()["entries"]) - (txn.get(_PROBE) is not None)
         except lmdb.Error as error:
             raise StorageUnavailableError(f"cannot read the pending journal: {error}") from error
 

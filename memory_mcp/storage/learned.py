@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from memory_mcp.errors import ConflictError
 from memory_mcp.records.base import Json, dumps
-from memory_mcp.storage import queries
+from memory_mcp.storage import effects, queries
 from memory_mcp.storage.operations import Handler, load_header
 from memory_mcp.storage.transaction import Transaction
 
 LEARNING = "learning"
 EMBEDDING = "embedding"
-
-# one episode is no evidence for anything; a pattern becomes findable when a second one shows it
-_FINDABLE_SOURCES = 2
 
 
 class CursorMovedError(ConflictError):
@@ -28,6 +25,9 @@ def learn_episode(tx: Transaction, payload: Json) -> None:
     """Store what a completed episode taught. See `learning.follower` for the payload."""
     move_cursor(tx, payload["cursor"])
     header = load_header(tx, payload["episode_id"])
+    if header["status"] != "completed" or header["reward"] is not None:
+        # taken back since, or learned from already
+        return
     header.update(reward=payload["reward"], reflection=payload["reflection"], version=tx.next_position())
     tx.session.run(
         "UPDATE episodes SET reward_total = $3, reward = $4, reflection = $5, version = $6"
@@ -40,17 +40,17 @@ def learn_episode(tx: Transaction, payload: Json) -> None:
         header["version"],
     )
     tx.put_unit("lesson", header["episode_id"], header["episode_id"], tx.recipe.lesson(header), embed=True)
-    scope = {"domain": header["domain"], "task_type": header["task_type"]}
-    _count_scope(tx, scope, payload)
-    if payload["success"] is not None:
-        for group in payload["groups"]:
-            _count(tx, "group_counts", {"group_id": group["group_id"], **scope}, payload["success"], group)
-        for contribution in payload["contributions"]:
-            _merge(tx, header, scope, payload["success"], contribution)
-        for credit in payload["credits"]:
-            key = {name: credit[name] for name in ("memory_kind", "memory_id")}
-            amounts = {name: credit[name] for name in ("shown", "shown_successes", "used", "used_successes")}
-            tx.add("credits", key, amounts)
+    judged = payload["success"] is not None
+    for contribution in payload["contributions"] if judged else ():
+        _know(tx, header, contribution)
+    told = {
+        **{name: payload[name] for name in effects.NAMES if name != "patterns"},
+        "patterns": [
+            {name: contribution[name] for name in ("pattern_id", "steps", "tried", "resolved")}
+            for contribution in (payload["contributions"] if judged else ())
+        ],
+    }
+    effects.count(tx, header, {**told, "reward": payload["reward"]["total"]})
     for receipt in payload["receipts"]:
         tx.session.run(
             "UPDATE receipts SET used = $6 WHERE ns_hash = $1 AND episode_id = $2 AND shown_after = $3"
@@ -62,21 +62,8 @@ def learn_episode(tx: Transaction, payload: Json) -> None:
             receipt["memory_id"],
             int(receipt["used"]),
         )
-    tx.append(
-        "episode.learned",
-        "episode",
-        header["episode_id"],
-        {
-            "episode": header,
-            "receipts": [receipt for _, receipt in queries.receipts(tx.session, tx.ns_hash, [header["episode_id"]])],
-            "success": payload["success"],
-            "patterns": [
-                {name: contribution[name] for name in ("pattern_id", "steps", "tried", "resolved")}
-                for contribution in payload["contributions"]
-            ],
-            "credits": payload["credits"],
-        },
-    )
+    shown = [receipt for _, receipt in queries.receipts(tx.session, tx.ns_hash, [header["episode_id"]])]
+    tx.append("episode.learned", "episode", header["episode_id"], {"episode": header, "receipts": shown, **told})
 
 
 def put_vectors(tx: Transaction, payload: Json) -> None:
@@ -106,75 +93,19 @@ def move_cursor(tx: Transaction, cursor: Json) -> None:
         raise CursorMovedError(f"the cursor of {cursor['name']} does not stand at {cursor['from']} any more")
 
 
-def _count_scope(tx: Transaction, scope: Json, payload: Json) -> None:
-    stats = payload["stats"]
-    success = payload["success"]
-    tx.add(
-        "scope_stats",
-        scope,
-        {
-            "episodes": 1,
-            "successes": int(success is True),
-            "failures": int(success is False),
-            "reward_sum": payload["reward"]["total"],
-            "steps_sum": stats["steps"],
-            "log_steps_sum": stats["log_steps"],
-            "timed": int(stats["log_seconds"] is not None),
-            "log_seconds_sum": stats["log_seconds"] or 0.0,
-        },
-    )
-    for tool in payload["tools"]:
-        amounts = {name: tool[name] for name in ("calls", "errors", "timed", "latency_ms_sum")}
-        tx.add("tool_stats", {**scope, "tool": tool["tool"]}, amounts)
-
-
-def _count(tx: Transaction, table: str, key: Json, success: bool, trial: Json) -> None:
-    tx.add(
-        table,
-        key,
-        {
-            "successes": int(success),
-            "failures": int(not success),
-            "tried": trial["tried"],
-            "resolved": trial["resolved"],
-        },
-    )
-
-
-def _merge(tx: Transaction, header: Json, scope: Json, success: bool, contribution: Json) -> None:
-    pattern_id = contribution["pattern_id"]
+def _know(tx: Transaction, header: Json, contribution: Json) -> None:
+    """Store a pattern, or widen the time over which it is known."""
     tx.session.run(
         "INSERT INTO patterns (ns_hash, pattern_id, kind, group_id, body, first_at, last_at)"
         " VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (ns_hash, pattern_id) DO UPDATE"
         " SET first_at = min(patterns.first_at, excluded.first_at), last_at = max(patterns.last_at, excluded.last_at)",
         tx.ns_hash,
-        pattern_id,
+        contribution["pattern_id"],
         contribution["kind"],
         contribution["group_id"],
         dumps(contribution["body"]),
         header["ended_at"],
     )
-    tx.session.run(
-        "INSERT INTO pattern_sources (ns_hash, pattern_id, episode_id, success, tried, resolved, steps, at)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        tx.ns_hash,
-        pattern_id,
-        header["episode_id"],
-        int(success),
-        contribution["tried"],
-        contribution["resolved"],
-        dumps(contribution["steps"]),
-        header["ended_at"],
-    )
-    _count(tx, "pattern_counts", {"pattern_id": pattern_id, **scope}, success, contribution)
-    sources = tx.session.all(
-        "SELECT 1 FROM pattern_sources WHERE ns_hash = $1 AND pattern_id = $2 LIMIT $3",
-        tx.ns_hash,
-        pattern_id,
-        _FINDABLE_SOURCES + 1,
-    )
-    if len(sources) == _FINDABLE_SOURCES:
-        tx.put_unit("pattern", pattern_id, "", tx.recipe.pattern(contribution["kind"], contribution["body"]))
 
 
 FOLLOWER_OPERATIONS: dict[str, Handler] = {

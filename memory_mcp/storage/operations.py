@@ -147,13 +147,8 @@ def record_conflict(tx: Transaction, payload: Json) -> None:
     tx.append("write.conflict", "episode", str(subject), payload)
 
 
-def _insert_episode(tx: Transaction, draft: Json) -> Json:
-    exists = tx.session.one(
-        "SELECT 1 FROM episodes WHERE ns_hash = $1 AND episode_id = $2", tx.ns_hash, draft["episode_id"]
-    )
-    if exists:
-        raise EpisodeExistsError(f"episode {draft['episode_id']!r} is stored already")
-    episode = {**new_episode(draft), "step_count": 0, "error_count": 0, "version": tx.next_position()}
+def insert_header(tx: Transaction, episode: Json) -> None:
+    """Insert an episode's own row."""
     names = ", ".join(HEADER_FIELDS)
     values = [
         dumps(episode[name]) if name in _JSON_FIELDS and episode[name] is not None else episode[name]
@@ -161,6 +156,37 @@ def _insert_episode(tx: Transaction, draft: Json) -> Json:
     ]
     marks = ", ".join(f"${number}" for number in range(2, len(values) + 2))
     tx.session.run(f"INSERT INTO episodes (ns_hash, {names}) VALUES ($1, {marks})", tx.ns_hash, *values)
+
+
+def insert_step(tx: Transaction, episode_id: str, step: Json, version: int) -> None:
+    """Insert a numbered step, and make it findable."""
+    tx.session.run(
+        "INSERT INTO steps (ns_hash, episode_id, step_number, at, tool, action, parameters, result, latency_ms,"
+        " tokens_used, predicted_outcome, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        tx.ns_hash,
+        episode_id,
+        step["step_number"],
+        step["at"],
+        step["tool"],
+        step["action"],
+        dumps(step["parameters"]),
+        dumps(step["result"]),
+        step["latency_ms"],
+        step["tokens_used"],
+        step["predicted_outcome"],
+        version,
+    )
+    tx.put_unit("step", episode_id, episode_id, tx.recipe.step(step), step_number=step["step_number"])
+
+
+def _insert_episode(tx: Transaction, draft: Json) -> Json:
+    exists = tx.session.one(
+        "SELECT 1 FROM episodes WHERE ns_hash = $1 AND episode_id = $2", tx.ns_hash, draft["episode_id"]
+    )
+    if exists:
+        raise EpisodeExistsError(f"episode {draft['episode_id']!r} is stored already")
+    episode = {**new_episode(draft), "step_count": 0, "error_count": 0, "version": tx.next_position()}
+    insert_header(tx, episode)
     tx.put_unit("task", episode["episode_id"], episode["episode_id"], tx.recipe.task(episode), embed=True)
     tx.append("episode.created", "episode", episode["episode_id"], {"episode": episode})
     return episode
@@ -174,22 +200,7 @@ def _append_step(tx: Transaction, header: Json, draft: Json) -> None:
     step = numbered_step(draft, number, tx.command.at)
     failed = step["result"]["type"] != "success"
     header.update(step_count=number, error_count=header["error_count"] + failed, version=position)
-    tx.session.run(
-        "INSERT INTO steps (ns_hash, episode_id, step_number, at, tool, action, parameters, result, latency_ms,"
-        " tokens_used, predicted_outcome, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-        tx.ns_hash,
-        header["episode_id"],
-        number,
-        step["at"],
-        step["tool"],
-        step["action"],
-        dumps(step["parameters"]),
-        dumps(step["result"]),
-        step["latency_ms"],
-        step["tokens_used"],
-        step["predicted_outcome"],
-        position,
-    )
+    insert_step(tx, header["episode_id"], step, position)
     tx.session.run(
         "UPDATE episodes SET step_count = $3, error_count = $4, version = $5 WHERE ns_hash = $1 AND episode_id = $2",
         tx.ns_hash,
@@ -198,7 +209,6 @@ def _append_step(tx: Transaction, header: Json, draft: Json) -> None:
         header["error_count"],
         position,
     )
-    tx.put_unit("step", header["episode_id"], header["episode_id"], tx.recipe.step(step), step_number=number)
     tx.append("episode.step_added", "episode", header["episode_id"], {"step": step})
 
 

@@ -6,6 +6,7 @@ import json
 
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import namespace_hash
+from memory_mcp.storage import queries
 from memory_mcp.storage.session import Row, Session, placeholders
 
 Scope = tuple[str, str]
@@ -54,9 +55,51 @@ def group_counts(session: Session, namespace: str, pattern_ids: list[str] | None
     return found
 
 
+# what takes evidence away, or brings it back
+RECOUNTS = ("episode.restored", "episode.removed", "episode.forgotten")
+
+
+def last_change(session: Session) -> int:
+    """Position of the newest entry that has changed the counts of patterns; 0 when there is none."""
+    return max(queries.last_position(session, operation) for operation in ("episode.learned", *RECOUNTS))
+
+
+def last_revision(session: Session) -> int:
+    """Position of the newest entry by which an episode was taken back or put back; 0 when there is none."""
+    return max(queries.last_position(session, operation) for operation in RECOUNTS)
+
+
+def units_of_revised(session: Session, after: int) -> dict[str, set[int]]:
+    """The units of every episode that was taken back or put back behind a position of the ledger."""
+    revised = session.all(
+        f"SELECT DISTINCT ns_hash, subject_id FROM ledger WHERE operation IN ({placeholders(len(RECOUNTS), 2)})"
+        " AND position > $1",
+        after,
+        *RECOUNTS,
+    )
+    return {
+        episode_id: {
+            row[0]
+            for row in session.all(
+                "SELECT unit_id FROM units WHERE ns_hash = $1 AND subject_id = $2", ns_hash, episode_id
+            )
+        }
+        for ns_hash, episode_id in revised
+    }
+
+
 def learned_since(session: Session, namespace: str, after: int, limit: int) -> list[list[str]] | None:
     """For each episode learned behind a position of the ledger, the ids of the patterns that it shows; None if there
-    are more than `limit`, or if the ledger does not tell any more."""
+    are more than `limit`, if evidence was taken away as well, or if the ledger does not tell any more."""
+    recounted = session.one(
+        f"SELECT 1 FROM ledger WHERE operation IN ({placeholders(len(RECOUNTS), 3)}) AND position > $1"
+        " AND ns_hash = $2 LIMIT 1",
+        after,
+        namespace_hash(namespace),
+        *RECOUNTS,
+    )
+    if recounted:
+        return None
     payloads = session.all(
         "SELECT payload FROM ledger WHERE operation = 'episode.learned' AND position > $1 AND ns_hash = $2"
         " ORDER BY position LIMIT $3",

@@ -97,6 +97,14 @@ class Pending:
             return False
         return True
 
+    async def scrub(self) -> None:
+        """Overwrite the free pages of the journal; while writes wait in it, it is left as it is."""
+        try:
+            if self._journal.is_open and self.count() == 0:
+                await asyncio.to_thread(self._journal.scrub)
+        except StorageUnavailableError as error:
+            self._failed(error)
+
     async def _mend(self) -> None:
         try:
             self._journal.open()

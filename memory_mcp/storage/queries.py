@@ -11,6 +11,7 @@ from memory_mcp.storage.operations import HEADER_COLUMNS, header_from_row
 from memory_mcp.storage.session import Session, placeholders
 
 _ENTRY_COLUMNS = ", ".join(LedgerEntry.__slots__)
+_AT_ONCE = 500
 _STEP_COLUMNS = "step_number, at, tool, action, parameters, result, latency_ms, tokens_used, predicted_outcome"
 
 
@@ -111,6 +112,89 @@ def ledger(session: Session, after: int, limit: int, operation: str = "") -> lis
 def written(session: Session, write_id: str) -> list[LedgerEntry]:
     """The entries that a command left; none when it was never carried out."""
     rows = session.all(f"SELECT {_ENTRY_COLUMNS} FROM ledger WHERE write_id = $1 ORDER BY position", write_id)
+    return [LedgerEntry(*row) for row in rows]
+
+
+def entry(session: Session, position: int) -> LedgerEntry | None:
+    """The entry at a position, or None."""
+    row = session.one(f"SELECT {_ENTRY_COLUMNS} FROM ledger WHERE position = $1", position)
+    return None if row is None else LedgerEntry(*row)
+
+
+def history(
+    session: Session, namespace: str, subject_id: str, *, after: int = 0, until: int = 1 << 62, kind: str = "episode"
+) -> list[LedgerEntry]:
+    """The entries about one record, in commit order, behind one position and up to another."""
+    rows = session.all(
+        f"SELECT {_ENTRY_COLUMNS} FROM ledger WHERE subject_id = $1 AND ns_hash = $2 AND subject_kind = $3"
+        " AND position > $4 AND position <= $5 ORDER BY position",
+        subject_id,
+        namespace_hash(namespace),
+        kind,
+        after,
+        until,
+    )
+    return [LedgerEntry(*row) for row in rows]
+
+
+def snapshot(session: Session, namespace: str, name: str) -> LedgerEntry | None:
+    """The entry that made a named snapshot, or None."""
+    found = history(session, namespace, name, kind="snapshot")
+    return found[0] if found else None
+
+
+def snapshots(session: Session, namespace: str) -> list[LedgerEntry]:
+    """The named snapshots of a namespace, oldest first."""
+    rows = session.all(
+        f"SELECT {_ENTRY_COLUMNS} FROM ledger WHERE operation = 'snapshot.created' AND ns_hash = $1 ORDER BY position",
+        namespace_hash(namespace),
+    )
+    return [LedgerEntry(*row) for row in rows]
+
+
+def episodes_changed_since(session: Session, namespace: str, position: int) -> list[str]:
+    """Episodes with entries behind a position, those changed first in front."""
+    rows = session.all(
+        "SELECT subject_id FROM ledger WHERE ns_hash = $1 AND position > $2 AND subject_kind = 'episode'"
+        " GROUP BY subject_id ORDER BY min(position)",
+        namespace_hash(namespace),
+        position,
+    )
+    return [str(row[0]) for row in rows]
+
+
+def shown_to(session: Session, namespace: str, memory_ids: list[str]) -> list[str]:
+    """Episodes that some memories were shown to."""
+    found: set[str] = set()
+    for start in range(0, len(memory_ids), _AT_ONCE):
+        some = memory_ids[start : start + _AT_ONCE]
+        found.update(
+            str(row[0])
+            for row in session.all(
+                "SELECT DISTINCT episode_id FROM receipts WHERE ns_hash = $1"
+                f" AND memory_id IN ({placeholders(len(some), 2)})",
+                namespace_hash(namespace),
+                *some,
+            )
+        )
+    return sorted(found)
+
+
+def position_at(session: Session, at: int) -> int:
+    """Position of the newest entry that was written at a time, or before it; 0 when there is none."""
+    row = session.one("SELECT coalesce(max(position), 0) FROM ledger WHERE at <= $1", at)
+    assert row is not None
+    return int(row[0])
+
+
+def changes(session: Session, namespace: str, after: int, limit: int) -> list[LedgerEntry]:
+    """Entries of one namespace behind a position, in commit order."""
+    rows = session.all(
+        f"SELECT {_ENTRY_COLUMNS} FROM ledger WHERE position > $1 AND ns_hash = $2 ORDER BY position LIMIT $3",
+        after,
+        namespace_hash(namespace),
+        limit,
+    )
     return [LedgerEntry(*row) for row in rows]
 
 

@@ -21,9 +21,11 @@ from memory_mcp.errors import InternalError, MemoryMCPError
 from memory_mcp.records.ledger import Command, Written
 from memory_mcp.storage import migrations, queries, sqlite_file
 from memory_mcp.storage.engine import StoreFailure
+from memory_mcp.storage.erasure import ERASURE
 from memory_mcp.storage.filelock import FileLock
 from memory_mcp.storage.learned import FOLLOWER_OPERATIONS
 from memory_mcp.storage.operations import OPERATIONS, result_of
+from memory_mcp.storage.revisions import REVISIONS
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.sqlite_session import DEFECTS, Connection, Fts5Index, SqliteSession, failure
 from memory_mcp.storage.transaction import Recipe, Transaction
@@ -33,7 +35,7 @@ T = TypeVar("T")
 SAFE_SQLITE = (3, 51, 3)
 MAX_GROUP = 256
 
-_HANDLERS = OPERATIONS | FOLLOWER_OPERATIONS
+_HANDLERS = OPERATIONS | FOLLOWER_OPERATIONS | REVISIONS | ERASURE
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +152,30 @@ class SqliteEngine:
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush(self._writer, self._lock), name="group-commit")
         return await asyncio.shield(future)
+
+    async def compact(self) -> bool:
+        """Rewrite the file without free pages and without deleted words; False when the log could not be emptied.
+
+        Raises:
+            StoreFailure: the database failed, or is not open.
+        """
+        return await self._alone(sqlite_file.compact)
+
+    async def empty_log(self) -> bool:
+        """Empty the write-ahead log; False when another process still reads from it."""
+        return await self._alone(sqlite_file.empty_log)
+
+    async def _alone(self, work: Callable[[Session], bool]) -> bool:
+        """Run work on the writing connection that is no transaction of its own, while no other process writes."""
+        writer, lock = self._writer, self._lock
+        if writer is None or lock is None:
+            raise StoreFailure("the store is not open")
+
+        def call(session: SqliteSession) -> bool:
+            with lock.held(self._lock_seconds):
+                return work(session)
+
+        return await writer.unit(call)
 
     async def data_version(self) -> int:
         """A number that changes when another connection or process has committed."""

@@ -11,8 +11,36 @@ from urllib.parse import quote
 from sqlcipher3 import dbapi2 as sqlite
 
 from memory_mcp.errors import StoreCorruptError
+from memory_mcp.storage.session import Session
+
+# above this many free pages and this share of them the file is rewritten
+MIN_FREE_PAGES, MIN_FREE_SHARE = 4_096, 0.25
 
 _MAGIC = b"SQLite format 3\x00"
+
+
+def compact(session: Session) -> bool:
+    """Rewrite the file: deleted words leave the index, free pages and what stood in them are gone.
+
+    Returns whether the log could be emptied too.
+    """
+    session.run("INSERT INTO units_fts (units_fts) VALUES ('optimize')")
+    session.run("VACUUM")
+    return empty_log(session)
+
+
+def empty_log(session: Session) -> bool:
+    """Move the log into the file, and cut it to nothing; False when somebody still reads from it."""
+    row = session.one("PRAGMA wal_checkpoint(TRUNCATE)")
+    return row is not None and row[0] == 0
+
+
+def wasteful(session: Session) -> bool:
+    """Whether so much of the file is free that rewriting it pays."""
+    free, pages = (session.one(f"PRAGMA {name}") for name in ("freelist_count", "page_count"))
+    assert free is not None
+    assert pages is not None
+    return bool(free[0] >= MIN_FREE_PAGES and free[0] >= MIN_FREE_SHARE * pages[0])
 
 
 @contextmanager

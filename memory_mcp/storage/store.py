@@ -170,7 +170,8 @@ class Store:
         return Written({}, pending=True)
 
     async def write_derived(self, command: Command) -> Written:
-        """Carry out a follower's command. It is not worth a place in the journal: the follower will try again.
+        """Carry out a command that has no place in the journal: a follower will try again, and who changes history
+        wants to know what it did.
 
         Raises:
             StorageUnavailableError: the store is out of order.
@@ -243,6 +244,28 @@ class Store:
             if not entries or not await self._guard.tell(partial(self.cache.apply, entries)):
                 return
             applied = entries[-1].position
+
+    async def compact(self) -> bool:
+        """Give free pages back to the file system; whether nothing that was erased is left in the database's files.
+
+        Raises:
+            StorageUnavailableError: the store is out of order.
+        """
+
+        async def call() -> bool:
+            await self._ensure_open()
+            return await self.engine.compact()
+
+        return await self._guarded(call, self.write_breaker)
+
+    async def rebuild_cache(self) -> None:
+        """Make the cache anew, so that nothing that was erased is left in its pages."""
+        self.from_cache(self.cache.rebuild)
+        await self.catch_up()
+
+    async def scrub_journal(self) -> None:
+        """Overwrite what an empty journal still holds in its free pages."""
+        await self._pending.scrub()
 
     async def drain(self) -> bool:
         """Replay what waits in the journal, in order; True when nothing is left to wait for."""

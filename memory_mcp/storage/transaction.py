@@ -148,6 +148,15 @@ class Transaction:
             self._index.remove(self.session, row[0])
             self.session.run("DELETE FROM vectors WHERE unit_id = $1", row[0])
 
+    def remove_units(self, episode_id: str) -> None:
+        """Make an episode and all its parts unfindable."""
+        for kind, number in self.session.all(
+            "SELECT kind, step_number FROM units WHERE ns_hash = $1 AND subject_id = $2 AND episode_id = $2",
+            self.ns_hash,
+            episode_id,
+        ):
+            self.remove_unit(kind, episode_id, number)
+
     def add(self, table: str, key: dict[str, Any], amounts: dict[str, float]) -> None:
         """Add to the counters of a row, creating it with zeros first where it is missing."""
         names = ["ns_hash", *key, *amounts]

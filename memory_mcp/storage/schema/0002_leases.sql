@@ -7,3 +7,6 @@ CREATE TABLE leases (
     boot_id TEXT NOT NULL,
     expires_at BIGINT NOT NULL
 );
+
+-- what was shown of an episode or a pattern that is forgotten
+CREATE INDEX receipts_memory ON receipts (ns_hash, memory_id);

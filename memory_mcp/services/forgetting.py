@@ -1,0 +1,152 @@
+"""Forgetting episodes: what hangs on them, and its erasure from tables, ledger, index, cache and free pages."""
+
+from __future__ import annotations
+
+from memory_mcp.clock import Clock, IdFactory
+from memory_mcp.errors import EpisodeNotFoundError, InvalidInputError, StorageUnavailableError
+from memory_mcp.records.base import Json
+from memory_mcp.records.ledger import Command, namespace_hash
+from memory_mcp.services.history import missing_effects
+from memory_mcp.storage import queries
+from memory_mcp.storage.session import Session
+from memory_mcp.storage.store import Store
+
+MAX_AT_ONCE = 1_000
+_TRIALS = 50
+_PAUSE = 0.1
+
+
+class ForgetService:
+    """`forget`, with its blast radius told before. What was forgotten cannot be brought back."""
+
+    def __init__(self, store: Store, clock: Clock, ids: IdFactory, actor: str = "") -> None:
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._actor = actor
+
+    async def preview(self, episode_ids: list[str], namespace: str) -> Json:
+        """What forgetting some episodes would erase and derive again; changes nothing.
+
+        `{episodes, patterns: {vanish, recounted}, shown_to, credits, scopes, search_units, vectors, snapshots}`
+
+        Raises:
+            EpisodeNotFoundError, InvalidInputError, StorageUnavailableError
+        """
+        _check(episode_ids)
+        return await self._store.read(lambda session: blast_radius(session, namespace, episode_ids))
+
+    async def forget(self, episode_ids: list[str], namespace: str, *, reason: str = "") -> Json:
+        """Erase episodes and all that was derived from them; answers like `preview`, with `position` and `scrubbed`.
+
+        `scrubbed` tells whether the files hold no trace any more; it is false when another process kept reading an old
+        page for so long that the log of the database could not be emptied, and `memory-mcp storage compact` helps.
+
+        Raises:
+            EpisodeNotFoundError, InvalidInputError, ConflictError: nothing was erased.
+            StorageUnavailableError: the store is out of order.
+        """
+        _check(episode_ids)
+        if self._store.pending() and not await self._store.drain():
+            raise StorageUnavailableError("writes still wait in the journal; they may belong to what is forgotten")
+
+        def prepare(session: Session) -> tuple[Json, Json]:
+            radius = blast_radius(session, namespace, episode_ids)
+            names = [*episode_ids, *radius["shown_to"]]
+            return radius, missing_effects(session, namespace, names)
+
+        radius, missing = await self._store.read(prepare)
+        payload = {"episode_ids": episode_ids, "reason": reason, "effects": missing, "open": True}
+        written = await self._store.write_derived(
+            Command("episode.forget", namespace, payload, self._ids.new(), self._clock.now(), self._actor)
+        )
+        return {**radius, "position": written.position, "scrubbed": await self.scrub()}
+
+    async def scrub(self) -> bool:
+        """Leave no trace of what was erased in the files: in free pages, in old log frames, in the cache."""
+        done = await self._store.compact()
+        for _ in range(_TRIALS):
+            if done:
+                break
+            await self._clock.sleep(_PAUSE)
+            done = await self._store.engine.empty_log()
+        await self._store.rebuild_cache()
+        await self._store.scrub_journal()
+        return done
+
+
+def blast_radius(session: Session, namespace: str, episode_ids: list[str]) -> Json:
+    """See `ForgetService.preview`."""
+    ns_hash = namespace_hash(namespace)
+    forgotten = set(episode_ids)
+    episodes: list[Json] = []
+    patterns: set[str] = set()
+    scopes: set[tuple[str, str]] = set()
+    units = vectors = first = 0
+    for episode_id in episode_ids:
+        entries = queries.history(session, namespace, episode_id)
+        if not entries:
+            raise EpisodeNotFoundError(f"there is no episode {episode_id!r} in namespace {namespace!r}")
+        first = min(first or entries[0].position, entries[0].position)
+        header = queries.headers(session, namespace, [episode_id]).get(episode_id)
+        held = [entry for entry in entries if entry.payload is not None]
+        told: Json = {"episode_id": episode_id, "status": "gone", "ledger_entries": len(held)}
+        if header is not None:
+            told.update({name: header[name] for name in ("status", "task_description", "step_count")})
+            if header["reward"] is not None:
+                scopes.add((header["domain"], header["task_type"]))
+        episodes.append(told)
+        patterns |= _shown_by(session, ns_hash, episode_id)
+        units += _count(session, "units", "subject_id", ns_hash, episode_id)
+        vectors += _vectors(session, ns_hash, episode_id)
+    vanish = sorted(name for name in patterns if not _other_sources(session, ns_hash, name, forgotten))
+    gone = [*episode_ids, *vanish]
+    return {
+        "episodes": episodes,
+        "patterns": {"vanish": vanish, "recounted": sorted(patterns - set(vanish))},
+        "shown_to": [name for name in queries.shown_to(session, namespace, gone) if name not in forgotten],
+        "credits": sum(_count(session, "credits", "memory_id", ns_hash, name) for name in gone),
+        "scopes": [{"domain": domain, "task_type": task_type} for domain, task_type in sorted(scopes)],
+        "search_units": units,
+        "vectors": vectors,
+        "snapshots": [entry.subject_id for entry in queries.snapshots(session, namespace) if entry.position >= first],
+    }
+
+
+def _check(episode_ids: list[str]) -> None:
+    if not episode_ids or len(episode_ids) > MAX_AT_ONCE or len(set(episode_ids)) != len(episode_ids):
+        raise InvalidInputError(f"name between 1 and {MAX_AT_ONCE} episodes, each one once")
+
+
+def _shown_by(session: Session, ns_hash: int, episode_id: str) -> set[str]:
+    rows = session.all(
+        "SELECT pattern_id, success FROM pattern_sources WHERE ns_hash = $1 AND episode_id = $2", ns_hash, episode_id
+    )
+    return {row[0] for row in rows}
+
+
+def _other_sources(session: Session, ns_hash: int, pattern_id: str, forgotten: set[str]) -> bool:
+    rows = session.all(
+        "SELECT episode_id FROM pattern_sources WHERE ns_hash = $1 AND pattern_id = $2 LIMIT $3",
+        ns_hash,
+        pattern_id,
+        len(forgotten) + 1,
+    )
+    return any(row[0] not in forgotten for row in rows)
+
+
+def _count(session: Session, table: str, column: str, ns_hash: int, name: str) -> int:
+    row = session.one(f"SELECT count(*) FROM {table} WHERE ns_hash = $1 AND {column} = $2", ns_hash, name)
+    assert row is not None
+    return int(row[0])
+
+
+def _vectors(session: Session, ns_hash: int, episode_id: str) -> int:
+    row = session.one(
+        "SELECT count(*) FROM units u JOIN vectors v ON v.unit_id = u.unit_id"
+        " WHERE u.ns_hash = $1 AND u.subject_id = $2",
+        ns_hash,
+        episode_id,
+    )
+    assert row is not None
+    return int(row[0])
