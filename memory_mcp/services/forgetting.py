@@ -71,7 +71,7 @@ class ForgetService:
             await self._clock.sleep(_PAUSE)
             done = await self._store.engine.empty_log()
         await self._store.rebuild_cache()
-        await self._store.scrub_journal()
+        await self._store.renew_journal()
         return done
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Iterable
 from pathlib import Path
+from uuid import uuid4
 
 import lmdb
 
@@ -15,7 +17,6 @@ from memory_mcp.storage.environment import Environment
 from memory_mcp.storage.filelock import FileLock
 
 _SEQUENCE = struct.Struct(">Q")
-_SCRUBS = 4
 _PROBE = _SEQUENCE.pack(0)
 
 
@@ -75,9 +76,10 @@ class Journal:
         """Add a command behind all others; returns its sequence number once it is on disk."""
         data = command.to_json()
         env = self._env
-        self._check_in_place(env)
         try:
             with env.writing, env.lmdb.begin(write=True) as txn:
+                # inside the transaction: from here on nobody takes it away
+                self._check_in_place(env)
                 with txn.cursor() as cursor:
                     sequence = _SEQUENCE.unpack(cursor.key())[0] + 1 if cursor.last() else 1
                 txn.put(_SEQUENCE.pack(sequence), data)
@@ -92,8 +94,6 @@ class Journal:
         try:
             with env.mapped, env.lmdb.begin() as txn, txn.cursor() as cursor:
                 for name, value in cursor.iternext():
-                    if name == _PROBE:
-                        continue
                     found.append((_SEQUENCE.unpack(name)[0], Command.from_json(value)))
                     if len(found) == limit:
                         break
@@ -111,32 +111,31 @@ class Journal:
         except lmdb.Error as error:
             raise StorageUnavailableError(f"cannot write the pending journal: {error}") from error
 
-    def scrub(self) -> None:
-        """Overwrite what free pages hold of commands that were carried out long ago.
+    def renew(self) -> None:
+        """Make an empty journal anew, so that its free pages hold nothing of commands carried out long ago.
 
-        LMDB takes free pages before it lets the file grow, so values of the size of the file reach all of them.
+        The directory is taken away as a whole while LMDB's lock is held; whoever appends later finds that inside
+        its own transaction, and goes to the new one.
         """
         env = self._env
+        old = self.directory.with_name(f".{self.directory.name}-{uuid4().hex[:8]}")
         try:
-            for _ in range(_SCRUBS):
-                # pages that one transaction frees can be taken by the next but one
-                size = (env.lmdb.info()["last_pgno"] + 1) * env.lmdb.stat()["psize"]
-                # committed before it is deleted, or the pages would never be written
-                with env.writing, env.lmdb.begin(write=True) as txn:
-                    if txn.stat()["entries"]:
-                        return
-                    txn.put(_PROBE, bytes(size))
-                with env.writing, env.lmdb.begin(write=True) as txn:
-                    txn.delete(_PROBE)
-        except lmdb.Error as error:
-            raise StorageUnavailableError(f"cannot write the pending journal: {error}") from error
+            with env.writing, env.lmdb.begin(write=True) as txn:
+                self._check_in_place(env)
+                if txn.stat()["entries"]:
+                    return
+                self.directory.rename(old)
+            self.open()
+            shutil.rmtree(old)
+        except (lmdb.Error, OSError) as error:
+            raise StorageUnavailableError(f"cannot make the pending journal anew: {error}") from error
 
     def probe(self) -> None:
         """Find out, by a real and synced write that leaves nothing, whether a command could be added."""
         env = self._env
-        self._check_in_place(env)
         try:
             with env.writing, env.lmdb.begin(write=True) as txn:
+                self._check_in_place(env)
                 txn.put(_PROBE, b"")
                 txn.delete(_PROBE)
         except lmdb.Error as error:
@@ -144,9 +143,13 @@ class Journal:
 
     def __len__(self) -> int:
         env = self._env
+        if env.file != environment.identify(self.directory):
+            # another process has made it anew, and writes to that one
+            self.open()
+            env = self._env
         try:
-            with env.mapped, env.lmdb.begin() as txn:
-                return int(txn.stat()["entries"]) - (txn.get(_PROBE) is not None)
+            with env.mapped:
+                return int(env.lmdb.stat()["entries"])
         except lmdb.Error as error:
             raise StorageUnavailableError(f"cannot read the pending journal: {error}") from error
 

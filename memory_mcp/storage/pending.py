@@ -97,11 +97,11 @@ class Pending:
             return False
         return True
 
-    async def scrub(self) -> None:
-        """Overwrite the free pages of the journal; while writes wait in it, it is left as it is."""
+    async def renew(self) -> None:
+        """Make the journal anew without old pages; while writes wait in it, it is left as it is."""
         try:
             if self._journal.is_open and self.count() == 0:
-                await asyncio.to_thread(self._journal.scrub)
+                await asyncio.to_thread(self._journal.renew)
         except StorageUnavailableError as error:
             self._failed(error)
 

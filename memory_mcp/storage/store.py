@@ -263,9 +263,9 @@ class Store:
         self.from_cache(self.cache.rebuild)
         await self.catch_up()
 
-    async def scrub_journal(self) -> None:
-        """Overwrite what an empty journal still holds in its free pages."""
-        await self._pending.scrub()
+    async def renew_journal(self) -> None:
+        """Make an empty journal anew, so that nothing of what once waited is left in its pages."""
+        await self._pending.renew()
 
     async def drain(self) -> bool:
         """Replay what waits in the journal, in order; True when nothing is left to wait for."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -39,8 +38,8 @@ TABLES = {
 
 
 @pytest.fixture
-async def memory(open_memory: Open, clock: ManualClock) -> AsyncIterator[Memory]:
-    yield await open_memory(clock=clock)
+async def memory(open_memory: Open, clock: ManualClock) -> Memory:
+    return await open_memory(clock=clock)
 
 
 async def rows(memory: Memory) -> dict[str, list[tuple[Any, ...]]]:

@@ -23,6 +23,7 @@ from memory_mcp.records.base import Json
 from memory_mcp.storage import queries
 from memory_mcp.storage.fold import concerns, fold
 from memory_mcp.storage.journal import Journal
+from tests.conftest import PATIENCE
 from tests.storage.support import (
     NOW,
     add,
@@ -284,3 +285,43 @@ def test_a_pending_write_concerns_its_own_episode_only() -> None:
         assert concerns(each, "default", "e1")
         assert not concerns(each, "default", "e2")
         assert not concerns(each, "team/b", "e1")
+
+
+def test_a_journal_made_anew_by_one_process_loses_nothing_of_another(tmp_path: Path) -> None:
+    mine = Journal(tmp_path / "pending")
+    mine.open()
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from memory_mcp.storage.journal import Journal\n"
+        "from memory_mcp.errors import StorageUnavailableError\n"
+        "from tests.storage.support import create\n"
+        "journal = Journal(Path(sys.argv[1])); journal.open()\n"
+        "for line in sys.stdin:\n"
+        "    for _ in range(3):\n"
+        "        try:\n"
+        "            journal.append(create(line.strip())); break\n"
+        "        except StorageUnavailableError: journal.open()\n"
+        "    else: sys.exit('not kept')\n"
+        "    print('kept', flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(mine.directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        for number in range(30):
+            other.stdin.write(f"e{number}\n")
+            other.stdin.flush()
+            if number % 3 == 0:
+                # now and then right while the other one writes
+                mine.open()
+                mine.renew()
+            assert other.stdout.readline() == "kept\n"
+            mine.open()
+            kept = mine.first()
+            assert [command.payload["episode"]["episode_id"] for _, command in kept] == [f"e{number}"]
+            mine.remove([sequence for sequence, _ in kept])
+        other.stdin.close()
+        assert other.wait(PATIENCE) == 0
+    assert list(tmp_path.iterdir()) == [mine.directory]
+    mine.close()
