@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from memory_mcp import __version__
+from memory_mcp.cli import past
 from memory_mcp.cli.common import DataDir, Namespace, settings_from, stop
 from memory_mcp.errors import MemoryMCPError
 
@@ -84,3 +85,9 @@ def import_(
         raise stop(error) from None
     if failed:
         raise typer.Exit(1)
+
+
+app.add_typer(past.history, name="history")
+app.add_typer(past.snapshot, name="snapshot")
+app.command()(past.export)
+app.command()(past.forget)

@@ -9,7 +9,7 @@ from memory_mcp.learning.follower import effects_of
 from memory_mcp.learning.tally import Change, Tally
 from memory_mcp.records.base import Json
 from memory_mcp.records.episode import episode_from
-from memory_mcp.records.ledger import namespace_hash
+from memory_mcp.records.ledger import LedgerEntry, namespace_hash
 from memory_mcp.storage import effects, queries
 from memory_mcp.storage.pattern_queries import RECOUNTS, GroupCounts
 from memory_mcp.storage.replay import replay
@@ -104,7 +104,9 @@ def _counted(session: Session, namespace: str, position: int) -> Iterator[tuple[
         latest[subject] = (at, operation)
     for at, subject in sorted((at, subject) for subject, (at, _) in latest.items()):
         entry = queries.entry(session, at)
-        if entry is None or entry.payload is None or entry.operation not in ("episode.learned", "episode.restored"):
+        if entry is not None and entry.payload is None:
+            entry = _kept(session, namespace, subject, at)
+        if entry is None or entry.operation not in ("episode.learned", "episode.restored"):
             continue
         header, told = entry.data()["episode"], effects.told_by(entry)
         if told is None and entry.operation == "episode.learned":
@@ -113,6 +115,12 @@ def _counted(session: Session, namespace: str, position: int) -> Iterator[tuple[
             told = effects_of(episode_from(state)) if state is not None else None
         if told is not None:
             yield header, told
+
+
+def _kept(session: Session, namespace: str, subject: str, at: int) -> LedgerEntry | None:
+    """The entry that took over what an erased one told, when something that the episode was shown was forgotten."""
+    later = queries.history(session, namespace, subject, after=at)
+    return next((entry for entry in later if entry.operation == "episode.restored" and entry.payload is not None), None)
 
 
 def _bodies(session: Session, namespace: str) -> dict[str, tuple[str, str, str]]:

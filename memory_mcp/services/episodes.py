@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from uuid import NAMESPACE_URL, uuid5
 
 from memory_mcp.clock import Clock, IdFactory, iso
@@ -26,8 +27,9 @@ from memory_mcp.records.episode import (
 )
 from memory_mcp.records.ledger import Command, Written
 from memory_mcp.retrieval.budget import check_fields, fit, project, tokens
+from memory_mcp.services.history import past_episode
 from memory_mcp.storage import pattern_queries, queries
-from memory_mcp.storage.store import Store
+from memory_mcp.storage.store import Loaded, Store
 
 _log = logging.getLogger(__name__)
 
@@ -135,16 +137,29 @@ class EpisodeService:
         return {**answer, **_learned(episode_from(found), patterns)}
 
     async def get(
-        self, episode_id: str, namespace: str, *, fields: Sequence[str] = (), token_budget: int = 0, after_step: int = 0
+        self,
+        episode_id: str,
+        namespace: str,
+        *,
+        fields: Sequence[str] = (),
+        token_budget: int = 0,
+        after_step: int = 0,
+        as_of: str = "",
     ) -> Json:
         """One episode. With a budget of tokens the steps come in pages: `next_step` says where to go on.
 
+        With `as_of` (a ledger position, a time, or a snapshot) it is told as it was then.
+
         Raises:
-            EpisodeNotFoundError
+            EpisodeNotFoundError, BeyondRecallError, SnapshotNotFoundError
             StorageUnavailableError: the store is out of order and no copy is at hand.
         """
         check_fields(fields, Episode.model_fields)
-        loaded = await self._store.episode(namespace, episode_id)
+        if as_of:
+            past = partial(past_episode, namespace=namespace, episode_id=episode_id, as_of=as_of)
+            loaded = Loaded(await self._store.read(past))
+        else:
+            loaded = await self._store.episode(namespace, episode_id)
         if loaded.episode is None:
             raise EpisodeNotFoundError(f"there is no episode {episode_id!r} in namespace {namespace!r}")
         told = tell(episode_from(loaded.episode))

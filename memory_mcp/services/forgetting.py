@@ -56,7 +56,7 @@ class ForgetService:
             return radius, missing_effects(session, namespace, names)
 
         radius, missing = await self._store.read(prepare)
-        payload = {"episode_ids": episode_ids, "reason": reason, "effects": missing, "open": True}
+        payload = {"episode_ids": episode_ids, "reason": reason, "effects": missing, "open": True, "redact": True}
         written = await self._store.write_derived(
             Command("episode.forget", namespace, payload, self._ids.new(), self._clock.now(), self._actor)
         )

@@ -49,17 +49,7 @@ class HistoryService:
             SnapshotNotFoundError, StorageUnavailableError: see `position`.
         """
 
-        def load(session: Session) -> tuple[Json | None, int]:
-            position = position_of(session, namespace, as_of)
-            entries = queries.history(session, namespace, episode_id, until=position)
-            check_recall(entries, episode_id)
-            return replay(entries), position
-
-        found, position = await self._store.read(load)
-        if found is None:
-            raise EpisodeNotFoundError(
-                f"there was no episode {episode_id!r} in namespace {namespace!r} at ledger position {position}"
-            )
+        found = await self._store.read(partial(past_episode, namespace=namespace, episode_id=episode_id, as_of=as_of))
         return episode_from(found)
 
     async def entries(self, namespace: str, *, episode_id: str = "", since: int = 0, limit: int = 100) -> list[Json]:
@@ -149,6 +139,19 @@ class HistoryService:
         return await self._store.write_derived(
             Command(operation, namespace, payload, self._ids.new(), self._clock.now(), self._actor)
         )
+
+
+def past_episode(session: Session, namespace: str, episode_id: str, as_of: str) -> Json:
+    """See `HistoryService.episode`."""
+    position = position_of(session, namespace, as_of)
+    entries = queries.history(session, namespace, episode_id, until=position)
+    check_recall(entries, episode_id)
+    found = replay(entries)
+    if found is None:
+        raise EpisodeNotFoundError(
+            f"there was no episode {episode_id!r} in namespace {namespace!r} at ledger position {position}"
+        )
+    return found
 
 
 def position_of(session: Session, namespace: str, as_of: str) -> int:

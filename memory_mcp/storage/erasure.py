@@ -10,12 +10,16 @@ from memory_mcp.errors import EpisodeNotFoundError
 from memory_mcp.records.base import Json
 from memory_mcp.storage import queries
 from memory_mcp.storage.operations import Handler
-from memory_mcp.storage.revisions import counted, put_in, take_out
+from memory_mcp.storage.revisions import counted, note_state, take_out, unknown_effects
 from memory_mcp.storage.transaction import Transaction
 
 
 def forget(tx: Transaction, payload: Json) -> None:
-    """`{episode_ids, reason, effects, open}`: erase episodes; with `open` false an open one is left alone."""
+    """`{episode_ids, reason, effects, open, redact}`: erase episodes.
+
+    With `open` false an open one is left alone. With `redact` other episodes forget what they were shown of these; that
+    is for secrets, and not for room.
+    """
     forgotten: dict[str, int] = {}
     orphans: set[str] = set()
     for episode_id in payload["episode_ids"]:
@@ -30,9 +34,9 @@ def forget(tx: Transaction, payload: Json) -> None:
     vanished = sorted(orphans)
     _drop_patterns(tx, vanished)
     _drop_credits(tx, list(forgotten), vanished)
-    others = queries.shown_to(tx.session, tx.command.namespace, [*forgotten, *vanished])
-    for episode_id in others:
-        _redact(tx, episode_id, {*forgotten, *vanished}, payload)
+    gone = {*forgotten, *vanished}
+    for episode_id in queries.shown_to(tx.session, tx.command.namespace, sorted(gone)) if payload["redact"] else ():
+        _redact(tx, episode_id, gone, payload)
     for episode_id, steps in forgotten.items():
         erased = _erase(tx, episode_id)
         told = {"reason": payload["reason"], "erased_entries": erased, "step_count": steps}
@@ -53,17 +57,33 @@ def _drop_credits(tx: Transaction, episode_ids: list[str], pattern_ids: list[str
 
 
 def _redact(tx: Transaction, episode_id: str, gone: set[str], payload: Json) -> None:
-    """Let another episode forget what it was shown of the forgotten ones."""
+    """Let another episode forget what it was shown of the forgotten ones; its own record stays as it is."""
     state = queries.episode(tx.session, tx.command.namespace, episode_id)
     assert state is not None
-    known = counted(tx, episode_id) or payload["effects"].get(episode_id)
-    take_out(tx, state, payload)
+    known = None
+    if state["reward"] is not None:
+        known = counted(tx, episode_id) or payload["effects"].get(episode_id)
+        if known is None:
+            raise unknown_effects(episode_id)
+        known = {**known, "credits": [credit for credit in known["credits"] if credit["memory_id"] not in gone]}
     _erase_what_names(tx, episode_id, gone)
-    receipts = [{**receipt, "advice": {}} if receipt["memory_id"] in gone else receipt for receipt in state["receipts"]]
-    if known is not None:
-        kept = [credit for credit in known["credits"] if credit["memory_id"] not in gone]
-        known = {**known, "credits": kept}
-    put_in(tx, {**state, "receipts": receipts}, known if state["reward"] is not None else None, len(state["steps"]))
+    for receipt in state["receipts"]:
+        if receipt["memory_id"] in gone:
+            receipt["advice"] = {}
+            tx.session.run(
+                "UPDATE receipts SET advice = '{}' WHERE ns_hash = $1 AND episode_id = $2 AND memory_id = $3",
+                tx.ns_hash,
+                episode_id,
+                receipt["memory_id"],
+            )
+    state["version"] = tx.next_position()
+    tx.session.run(
+        "UPDATE episodes SET version = $3 WHERE ns_hash = $1 AND episode_id = $2",
+        tx.ns_hash,
+        episode_id,
+        state["version"],
+    )
+    note_state(tx, state, known, len(state["steps"]))
 
 
 def _erase_what_names(tx: Transaction, episode_id: str, gone: set[str]) -> None:

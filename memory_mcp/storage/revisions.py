@@ -139,7 +139,7 @@ def put_back(
         tx.append("episode.removed", "episode", episode_id, {"step_count": steps})
         return
     if learned and known is None:
-        raise _unknown_effects(episode_id)
+        raise unknown_effects(episode_id)
     put_in(tx, state, known if learned else None, steps)
 
 
@@ -150,7 +150,7 @@ def take_out(tx: Transaction, current: Json, payload: Json) -> list[str]:
     if current["reward"] is not None:
         known = counted(tx, episode_id) or payload["effects"].get(episode_id)
         if known is None:
-            raise _unknown_effects(episode_id)
+            raise unknown_effects(episode_id)
         orphans = effects.take_back(tx, current, known)
     tx.remove_units(episode_id)
     tx.session.run("DELETE FROM episodes WHERE ns_hash = $1 AND episode_id = $2", tx.ns_hash, episode_id)
@@ -192,12 +192,17 @@ def put_in(tx: Transaction, state: Json, known: Json | None, steps_before: int =
     if known is not None:
         effects.count(tx, header, known)
         effects.date_patterns(tx, known)
+    note_state(tx, {**state, **header}, known, steps_before)
+
+
+def note_state(tx: Transaction, state: Json, known: Json | None, steps_before: int = 0) -> None:
+    """Append an entry with the whole of an episode, which is stored with the version of this entry."""
     tx.append(
         "episode.restored",
         "episode",
-        episode_id,
+        state["episode_id"],
         {
-            "episode": header,
+            "episode": {name: value for name, value in state.items() if name not in ("steps", "receipts")},
             "steps": state["steps"],
             "receipts": state["receipts"],
             "effects": known,
@@ -234,7 +239,8 @@ def _receipt_row(ns_hash: int, episode_id: str, receipt: Json) -> tuple[object, 
     )
 
 
-def _unknown_effects(episode_id: str) -> ConflictError:
+def unknown_effects(episode_id: str) -> ConflictError:
+    """What was counted for an episode is not known here; the caller finds it out and tries again."""
     return ConflictError(
         f"episode {episode_id!r} was learned from by an earlier version, or just now", hint="Call again."
     )

@@ -85,6 +85,16 @@ async def secret_like(memory: Memory) -> str:
     return str(begun["episode_id"])
 
 
+async def test_what_others_taught_is_known_of_the_past_after_one_of_them_is_forgotten(memory: Memory) -> None:
+    first = await secret_episode(memory)
+    await secret_like(memory)
+    await memory.history.create_snapshot("then", "default")
+    await memory.forgetting.forget([first], "default")
+    now = await memory.patterns.analyze("default", min_success_rate=0.0, limit=200)
+    assert now["statistics"]["episodes"] == 1
+    assert await memory.patterns.analyze("default", min_success_rate=0.0, limit=200, as_of="then") == now
+
+
 async def test_forgetting_leaves_what_would_be_there_had_the_episode_never_been(memory: Memory) -> None:
     await some_work(memory)
     before = await rows(memory)

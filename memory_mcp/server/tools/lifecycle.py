@@ -13,6 +13,7 @@ from memory_mcp.records.episode import OUTCOME_TYPES, Outcome
 from memory_mcp.server.app import make_tool
 from memory_mcp.server.tools.arguments import (
     Actor,
+    AsOf,
     Budget,
     Domain,
     EpisodeId,
@@ -151,6 +152,7 @@ class LifecycleTools:
             int, Field(ge=0, description="Go on behind this step (`next_step` of the last page).")
         ] = 0,
         token_budget: Budget = 0,
+        as_of: AsOf = "",
         namespace: Namespace = "",
     ) -> Json:
         memory = await self._opened()
@@ -161,6 +163,7 @@ class LifecycleTools:
             fields=fields,
             after_step=after_step,
             token_budget=budget,
+            as_of=check_name(as_of, "as_of"),
         )
         return within(answer, budget)
 

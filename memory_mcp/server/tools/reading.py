@@ -14,6 +14,7 @@ from memory_mcp.records.episode import TASK_TYPES
 from memory_mcp.retrieval.search import Query
 from memory_mcp.server.app import make_tool
 from memory_mcp.server.tools.arguments import (
+    AsOf,
     Budget,
     Domain,
     Fields,
@@ -24,6 +25,7 @@ from memory_mcp.server.tools.arguments import (
     TaskTypeText,
     check_id,
     check_known,
+    check_name,
     draft_of,
     namespace_of,
     one_of,
@@ -119,6 +121,7 @@ class ReadingTools:
         verdict: Annotated[str, one_of(VERDICTS, "Only this verdict.")] = "",
         fields: Fields = [],  # noqa: B006 - never changed
         token_budget: Budget = 0,
+        as_of: AsOf = "",
         namespace: Namespace = "",
     ) -> Json:
         memory = await self._opened()
@@ -136,6 +139,7 @@ class ReadingTools:
             limit=limit,
             fields=fields,
             token_budget=budget,
+            as_of=check_name(as_of, "as_of"),
         )
         return within(answer, budget)
 
