@@ -133,15 +133,17 @@ async def test_commits_of_this_process_are_heard_of_at_once(open_memory: Open, c
 
 
 async def test_commits_of_others_are_heard_of_at_the_next_poll(open_memory: Open, clock: ManualClock) -> None:
-    memory = await open_memory(clock=clock)
     other = await open_memory()
+    # it has no socket any more, so that it wakes nobody
+    await other.upkeep.stop()
+    memory = await open_memory(clock=clock)
     await first_look_is_over(clock)
     follower = Scripted()
     memory.upkeep.add(follower)
     await eventually(lambda: follower.steps == 1)
-    await other.upkeep.stop()
     await other.store.engine.write(create("e1"))
     await eventually(lambda: clock.advance(0.25) or follower.steps == 2)
+    assert memory.wakes.received == 0
     await eventually(lambda: memory.store.cache.applied() == 1)
     assert (await memory.store.episode("default", "e1")).episode
 
