@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from memory_mcp.clock import Clock
@@ -24,7 +25,9 @@ _FAILURE_PAUSE = 1.0
 # where wakes work, the poll only finds what a process committed just before it died
 _POLL_WITH_WAKES = 1.0
 # a process that writes all the time is not followed more closely than this
-_WAKE_SPACING = 0.025
+_WAKE_SPACING = 0.05
+# work of another process is left to that process for so long: it is at it already, most of the time
+_PATIENCE = 0.1
 
 
 class Follower(Protocol):
@@ -70,6 +73,7 @@ class Upkeep:
         self._followers: list[Follower] = []
         self._bells: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._late: asyncio.TimerHandle | None = None
         self._started = False
         # what is failing right now, so that the log tells it once
         self._failing: dict[str, type[Exception]] = {}
@@ -87,7 +91,7 @@ class Upkeep:
         """Begin; the work ends with `stop`."""
         if not self._started:
             self._started = True
-            self._store.on_change(self._wrote)
+            self._store.on_change(self.ring)
             if self._wakes is not None:
                 self._store.on_commit(self._wakes.send)
         if self._wakes is not None and self._wakes.open(self._heard):
@@ -98,6 +102,9 @@ class Upkeep:
 
     async def stop(self) -> None:
         """End all work. What a follower has not committed will be done again."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -108,10 +115,9 @@ class Upkeep:
 
     def ring(self) -> None:
         """Tell the followers that there may be something to do."""
-        for follower, bell in zip(self._followers, self._bells, strict=True):
+        for bell in self._bells:
             bell.set()
-            if (lead := _lead(follower)) is not None:
-                lead.heard()
+        self._tell_waiting()
 
     async def sync(self) -> None:
         """Replay what is pending and bring the cache up to the ledger.
@@ -137,20 +143,22 @@ class Upkeep:
                 await self._clock.sleep(_FAILURE_PAUSE)
                 bell.set()
 
-    def _wrote(self) -> None:
+    def _heard(self, asked: bool) -> None:
+        """Wakes have come. Whoever waits for a leader, and a leader who is asked for, go ahead of all the rest."""
+        self._woken.set()
+        self._tell_waiting()
+        if asked:
+            self._ring_if(lambda lead: lead is not None and lead.leads)
+
+    def _tell_waiting(self) -> None:
         for follower in self._followers:
             if (lead := _lead(follower)) is not None:
-                lead.mine()
-        self.ring()
-
-    def _heard(self) -> None:
-        """A wake has come. Whoever waits for a leader, and a leader for whom others wait, go ahead of all the rest."""
-        self._woken.set()
-        for follower, bell in zip(self._followers, self._bells, strict=True):
-            if (lead := _lead(follower)) is not None:
                 lead.heard()
-                if lead.leads:
-                    bell.set()
+
+    def _ring_if(self, condition: Callable[[Lead | None], bool]) -> None:
+        for follower, bell in zip(self._followers, self._bells, strict=True):
+            if condition(_lead(follower)):
+                bell.set()
 
     async def _listen(self) -> None:
         while not _cancelled():
@@ -166,7 +174,14 @@ class Upkeep:
     async def _follow_others(self) -> None:
         async with self._following:
             await self._store.catch_up()
-        self.ring()
+        self._tell_waiting()
+        self._ring_if(lambda lead: lead is None)
+        if self._late is None:
+            self._late = asyncio.get_running_loop().call_later(_PATIENCE, self._ring_late)
+
+    def _ring_late(self) -> None:
+        self._late = None
+        self._ring_if(lambda lead: lead is not None)
 
     async def _watch(self) -> None:
         known: tuple[int, tuple[int, int]] | None = None

@@ -36,8 +36,6 @@ from memory_mcp.storage.wakes import Wakes
 
 # no lease is longer; one that claims to be was written under another clock (a container's) and says nothing
 LONGEST_SECONDS = 60.0
-# work of another process is left to that process for so long: it is at it already, most of the time
-_PATIENCE = 0.1
 # how often a leader is looked after while its work waits
 _LOOK_SECONDS = 0.5
 _MICROSECONDS = 1_000_000
@@ -100,42 +98,29 @@ class Lead:
         self.leads = False
         """Whether this process was the leader when it looked last."""
         self._leases = leases
-        self._eager = False
-        self._urgent = 0
-        self._waiting_since: float | None = None
+        self._leader = ""
         self._news = asyncio.Event()
 
     def look(self, session: Session) -> Lease:
         """The lease as it is. An owner that is certain to live no more is not told."""
         found = leases(session, self.name).get(self.name) or Lease(self.name)
-        if self._leases.holds(found) and found.owner != self._leases.owner and self._leases.wakes.gone(found.owner):
+        if self._leases.left(found) > 0 and found.owner != self._leases.owner and self._leases.wakes.gone(found.owner):
             return replace(found, owner="")
         return found
 
     def turn(self, seen: Lease, *, waiting: bool) -> Turn | None:
-        """The right to do the work that is `waiting`; None when nothing is, or another process does it."""
-        eager, self._eager = self._eager or self._urgent > 0, False
+        """The right to do the work that is `waiting`; None when nothing is, or another process leads."""
+        self.leads = seen.owner == self._leases.owner
         self.look_again = None
+        self._leader = ""
         if not waiting:
-            self._waiting_since = None
             return None
-        owner = self._leases.owner
-        self.leads = seen.owner == owner
-        if not self.leads:
-            if seen.owner and self._leases.holds(seen):
-                self._waiting_since = None
-                self.look_again = min(_LOOK_SECONDS, self._leases.left(seen))
-                return None
-            if not eager and not self._patient_enough():
-                self.look_again = _PATIENCE
-                return None
-        self._waiting_since = None
+        if seen.owner and not self.leads and self._leases.left(seen) > 0:
+            self._leader = seen.owner
+            self.look_again = min(_LOOK_SECONDS, self._leases.left(seen))
+            return None
         self.leads = True
         return self._leases.turn(seen)
-
-    def mine(self) -> None:
-        """What comes next is this process's own work: it does not wait whether somebody else does it."""
-        self._eager = True
 
     def heard(self) -> None:
         """Somebody has committed something: whoever waits for the leader's progress looks again."""
@@ -148,23 +133,17 @@ class Lead:
         Raises:
             StorageUnavailableError: the store is out of order.
         """
-        self._urgent += 1
-        try:
-            while True:
-                news = self._news
-                more = await step()
+        while True:
+            news = self._news
+            more = await step()
+            if await self._leases.store.read(reached):
+                return
+            if not more:
+                if self._leader:
+                    self._leases.wakes.ask(self._leader)
+                await rung(news, self._leases.clock, self.look_again or _LOOK_SECONDS)
                 if await self._leases.store.read(reached):
                     return
-                if not more:
-                    await rung(news, self._leases.clock, self.look_again or _LOOK_SECONDS)
-        finally:
-            self._urgent -= 1
-
-    def _patient_enough(self) -> bool:
-        now = self._leases.clock.monotonic()
-        if self._waiting_since is None:
-            self._waiting_since = now
-        return now - self._waiting_since >= _PATIENCE
 
 
 class Leases:
@@ -197,10 +176,6 @@ class Leases:
         """Seconds until a lease expires; 0 when it has, or was written before this boot or under another clock."""
         seconds = (lease.expires_at - _micros(self.clock.monotonic())) / _MICROSECONDS
         return seconds if lease.boot_id == self._boot_id and 0 < seconds <= LONGEST_SECONDS else 0.0
-
-    def holds(self, lease: Lease) -> bool:
-        """Whether it has not expired."""
-        return self.left(lease) > 0
 
     def leaders(self, session: Session) -> Json:
         """`{name: {owner, this_process, fence, expires_in_seconds}}` of every lease that was ever taken."""

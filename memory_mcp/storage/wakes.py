@@ -4,7 +4,7 @@
 
 A wake carries nothing: who gets one reads the ledger from its own cursor. So wakes may be lost, doubled or sent for
 nothing, and a process that cannot have a socket (Windows, a file system without sockets) only hears later, by the
-poll of `followers.Upkeep`.
+poll of `followers.Upkeep`. Another byte asks the leader of a follower (see `leases`) to go on at once.
 
 The kernel takes no socket path over 107 bytes. Where the data directory's own path is too long for that, the sockets
 lie in a directory of this user under the system's temporary directory, named by a hash of the data directory.
@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_PATH = 100
 _SUFFIX = ".sock"
+_COMMITTED, _ASK = b"\0", b"\1"
 # of a process that has no socket; the marks of directories are hexadecimal
 _NOWHERE = "none"
 # commits that follow each other closer than this share a wake
@@ -57,7 +58,7 @@ class Wakes:
         self._data_dir = data_dir
         self._directory: Path | None = None
         self._socket: socket.socket | None = None
-        self._listener: Callable[[], None] = lambda: None
+        self._listener: Callable[[bool], None] = lambda asked: None
         self._listed: tuple[int, list[str]] = (0, [])
         self._next_send = 0.0
         self._later: asyncio.TimerHandle | None = None
@@ -67,8 +68,9 @@ class Wakes:
         """Whether others can wake this process."""
         return self._socket is not None
 
-    def open(self, listener: Callable[[], None]) -> bool:
-        """Bind the socket; `listener` is called for every burst of wakes. False where there can be none."""
+    def open(self, listener: Callable[[bool], None]) -> bool:
+        """Bind the socket; False where there can be none. `listener` is called for every burst of wakes, with True when
+        this process was asked to lead on."""
         self.close()
         self._listener = listener
         try:
@@ -106,6 +108,11 @@ class Wakes:
             self._send()
         else:
             self._later = asyncio.get_running_loop().call_later(wait, self._send)
+
+    def ask(self, owner: str) -> None:
+        """Tell the process of this name that somebody waits for what it leads."""
+        if self._socket is not None:
+            self._wake(owner + _SUFFIX, _ASK)
 
     def gone(self, owner: str) -> bool:
         """Whether it is certain that the process of this name lives no more: nobody reads its socket.
@@ -152,30 +159,30 @@ class Wakes:
 
     def _receive(self) -> None:
         assert self._socket is not None
-        count = 0
+        count, asked = 0, False
         while True:
             try:
-                self._socket.recv(1)
+                asked = self._socket.recv(1) == _ASK or asked
             except OSError:
                 # nothing more is waiting
                 break
             count += 1
         if count:
             self.received += count
-            self._listener()
+            self._listener(asked)
 
     def _send(self) -> None:
         self._later = None
         self._next_send = time.monotonic() + _SPACING
         for name in self._peers():
-            self._wake(name)
+            self._wake(name, _COMMITTED)
 
-    def _wake(self, name: str) -> None:
+    def _wake(self, name: str, byte: bytes) -> None:
         assert self._socket is not None
         assert self._directory is not None
         path = self._directory / name
         try:
-            self._socket.sendto(b"\0", str(path))
+            self._socket.sendto(byte, str(path))
         except OSError as error:
             if error.errno in _GONE:
                 # its process was killed
