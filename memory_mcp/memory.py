@@ -11,7 +11,7 @@ from typing import Self
 
 from memory_mcp.clock import Clock, IdFactory, SystemClock
 from memory_mcp.errors import StorageUnavailableError
-from memory_mcp.learning.follower import Learner
+from memory_mcp.learning.follower import OCCASIONS, Learner
 from memory_mcp.learning.guidance import Guidance
 from memory_mcp.learning.patterns import PatternBooks
 from memory_mcp.metrics import Metrics
@@ -31,8 +31,11 @@ from memory_mcp.storage.cache import Cache
 from memory_mcp.storage.engine import Engine
 from memory_mcp.storage.followers import Upkeep
 from memory_mcp.storage.journal import Journal
+from memory_mcp.storage.leases import Leases
+from memory_mcp.storage.queries import last_position
 from memory_mcp.storage.sqlite import SqliteEngine
 from memory_mcp.storage.store import Store
+from memory_mcp.storage.wakes import Wakes
 
 _log = logging.getLogger(__name__)
 
@@ -77,15 +80,22 @@ class Memory:
             attempts=settings.retry_attempts,
             rng=rng,
         )
+        self.wakes = Wakes(data)
+        self.leases = Leases(self.store, self.wakes, self.clock, boot_id(), settings.lease_seconds)
         self.semantic = Semantic(
             self.store,
             self.clock,
             self.ids,
+            self.leases,
             embedder or (lambda: create_embedder(settings.embedder, settings.embedding_model)),
         )
-        self.learner = Learner(self.store, self.clock, self.ids)
+        self.learner = Learner(self.store, self.clock, self.ids, self.leases)
         self.upkeep = Upkeep(
-            self.store, self.clock, poll_seconds=settings.poll_seconds, sync_seconds=settings.sync_seconds
+            self.store,
+            self.clock,
+            self.wakes,
+            poll_seconds=settings.poll_seconds,
+            sync_seconds=settings.sync_seconds,
         )
         self.upkeep.add(self.learner)
         self.upkeep.add(self.semantic)
@@ -99,7 +109,9 @@ class Memory:
         self.forgetting = ForgetService(self.store, self.clock, self.ids, settings.actor)
         self.recall = RecallService(self.store, search, self.semantic, books)
         self.patterns = PatternService(self.store, books)
-        self.status = StatusService(self.store, self.semantic, self.learner, self.upkeep, self.metrics, data)
+        self.status = StatusService(
+            self.store, self.semantic, self.learner, self.upkeep, self.leases, self.metrics, data
+        )
 
     async def open(self) -> Self:
         """Open the store and start what runs behind it; the embedding model loads in the background.
@@ -132,11 +144,11 @@ class Memory:
         Raises:
             StorageUnavailableError: the store is out of order.
         """
-        while await self.learner.step():
-            pass
+        await self.learner.catch_up(
+            await self.store.read(lambda session: max(last_position(session, name) for name in OCCASIONS))
+        )
         if await self.semantic.loaded(timeout=120.0):
-            while await self.semantic.step():
-                pass
+            await self.semantic.catch_up()
 
     async def __aenter__(self) -> Self:
         return await self.open()

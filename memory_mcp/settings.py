@@ -99,6 +99,11 @@ class Settings(BaseSettings):
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
         default=0.25, description="How often a process looks for writes of other processes."
     )
+    lease_seconds: Annotated[float, Field(ge=0.1, le=60)] = Field(
+        default=3.0,
+        description="How long other processes leave learning and other background work to the process that did it last,"
+        " and wait for one that hangs; one that has died is replaced at once.",
+    )
     cache_entries: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=4_096, description="Decoded values of the cache that a process keeps."
     )

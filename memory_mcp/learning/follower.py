@@ -1,7 +1,7 @@
 """The learning follower: turns every completed episode into reward, reflection, evidence and credit, exactly once.
 
-Its effects and its cursor are one transaction. It may be killed anywhere and run in several processes at once: what
-was not committed is done again, and of two that did the same only the first leaves anything.
+Its effects and its cursor are one transaction under a lease, so that one process at a time learns. It may be killed
+anywhere: what was not committed is done again, and of two that did the same only the first leaves anything.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from memory_mcp.records.episode import Episode, episode_from
 from memory_mcp.records.ledger import Command, LedgerEntry
 from memory_mcp.storage import queries
 from memory_mcp.storage.learned import LEARNING, CursorMovedError
+from memory_mcp.storage.leases import Lease, LeaseLostError, Leases, Turn
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.store import Store
 
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 _BATCH = 32
 # a completed episode that was put back as it was before anything was learned from it is learned from again
-_OCCASIONS = ("episode.completed", "episode.restored")
+OCCASIONS = ("episode.completed", "episode.restored")
 
 
 class Learner:
@@ -36,9 +37,11 @@ class Learner:
 
     name = LEARNING
 
-    def __init__(self, store: Store, clock: Clock, ids: IdFactory) -> None:
+    def __init__(self, store: Store, clock: Clock, ids: IdFactory, leases: Leases) -> None:
+        self.lead = leases.lead(LEARNING)
         self.learned = 0
         self.failed = 0
+        self.refused = 0
         self._store = store
         self._clock = clock
         self._ids = ids
@@ -47,32 +50,41 @@ class Learner:
     async def step(self) -> bool:
         """Learn from some of the episodes that are waiting; True when there are more."""
         async with self._working:
-            cursor, waiting = await self._store.read(_waiting)
+            seen, cursor, waiting = await self._store.read(self._waiting)
+            turn = self.lead.turn(seen, waiting=bool(waiting))
+            if turn is None:
+                return False
             for entry in waiting:
                 try:
-                    await self._learn(entry, cursor)
-                except CursorMovedError:
-                    _log.debug("another process has learned from %s", entry.subject_id)
+                    await self._learn(entry, cursor, turn)
+                except (CursorMovedError, LeaseLostError) as error:
+                    self.refused += 1
+                    _log.debug("another process has learned from %s: %s", entry.subject_id, error)
                     return True
                 cursor = entry.position
                 self.learned += 1
             return len(waiting) == _BATCH
 
     async def catch_up(self, position: int) -> None:
-        """Learn from everything up to a ledger position.
+        """Learn from everything up to a ledger position, or wait for the process that does.
 
         Raises:
             StorageUnavailableError: the store is out of order; learning goes on when it is back.
         """
-        while await self._store.read(lambda session: queries.cursor(session, LEARNING)) < position:
-            await self.step()
+        await self.lead.until(lambda session: queries.cursor(session, LEARNING) >= position, lambda: self.step())
 
-    async def _learn(self, entry: LedgerEntry, cursor: int) -> None:
+    def _waiting(self, session: Session) -> tuple[Lease, int, list[LedgerEntry]]:
+        cursor = queries.cursor(session, LEARNING)
+        entries = [entry for name in OCCASIONS for entry in queries.ledger(session, cursor, _BATCH, name)]
+        entries.sort(key=lambda entry: entry.position)
+        return self.lead.look(session), cursor, entries[:_BATCH]
+
+    async def _learn(self, entry: LedgerEntry, cursor: int, turn: Turn) -> None:
         def load(session: Session) -> tuple[Json | None, History]:
             return queries.episode(session, entry.namespace, entry.subject_id), History.load(session, entry.namespace)
 
         found, history = await self._store.read(load)
-        move = {"name": LEARNING, "from": cursor, "to": entry.position}
+        move = {"name": LEARNING, "from": cursor, "to": entry.position, "claim": turn.claim()}
         if found is None or found["status"] != "completed" or found["reward"] is not None:
             # forgotten or taken back since, or put back with all that was learned from it
             await self._store.write_derived(self._command("cursor.move", entry, {"cursor": move}))
@@ -146,12 +158,6 @@ def effects_of(episode: Episode) -> Json:
     ]
     names = ("success", "stats", "tools", "groups", "credits")
     return {**{name: told[name] for name in names}, "patterns": patterns, "reward": episode.reward["total"]}
-
-
-def _waiting(session: Session) -> tuple[int, list[LedgerEntry]]:
-    cursor = queries.cursor(session, LEARNING)
-    entries = [entry for name in _OCCASIONS for entry in queries.ledger(session, cursor, _BATCH, name)]
-    return cursor, sorted(entries, key=lambda entry: entry.position)[:_BATCH]
 
 
 def _tools(episode: Episode) -> list[Json]:

@@ -15,6 +15,7 @@ from memory_mcp.retrieval.embedders.base import Embedder
 from memory_mcp.retrieval.vectors import VectorIndex, pack
 from memory_mcp.storage import queries
 from memory_mcp.storage.learned import EMBEDDING, CursorMovedError
+from memory_mcp.storage.leases import Lead, Lease, LeaseLostError, Leases
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.store import Store
 
@@ -41,11 +42,16 @@ class Semantic:
 
     name = "embedding"
 
-    def __init__(self, store: Store, clock: Clock, ids: IdFactory, factory: Callable[[], Embedder | None]) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, ids: IdFactory, leases: Leases, factory: Callable[[], Embedder | None]
+    ) -> None:
         self.state: State = "loading"
         self.error = ""
         self.embedder: Embedder | None = None
         self.index: VectorIndex | None = None
+        self.lead: Lead | None = None
+        self._leases = leases
+        self._working = asyncio.Lock()
         self._store = store
         self._clock = clock
         self._ids = ids
@@ -101,47 +107,77 @@ class Semantic:
                 return
 
     async def step(self) -> bool:
-        """Embed some of the units that have no vector of this model yet."""
+        """Embed some of the units that have no vector of this model yet, and take over what others have embedded."""
         if self.embedder is None and not await self.loaded(timeout=60.0):
             return False
-        embedder = self.embedder
-        if embedder is None:
+        embedder, lead = self.embedder, self.lead
+        if embedder is None or lead is None:
             return False
-        name = f"{EMBEDDING}:{embedder.model_id}"
+        async with self._working:
+            more = await self._embed(embedder, lead)
+            await self.refresh()
+        return more
 
-        def next_units(session: Session) -> tuple[int, list[tuple[int, int, str]]]:
-            cursor = queries.cursor(session, name)
+    async def catch_up(self) -> None:
+        """Embed all units that there are now, or wait for the process that does.
+
+        Raises:
+            StorageUnavailableError: the store is out of order.
+        """
+        lead = self.lead
+        if lead is None:
+            return
+        last = await self._store.read(
+            lambda session: session.all("SELECT coalesce(max(unit_id), 0) FROM units WHERE embed = 1")[0][0]
+        )
+
+        def reached(session: Session) -> bool:
+            left = session.one(
+                "SELECT 1 FROM units WHERE embed = 1 AND unit_id > $1 AND unit_id <= $2 LIMIT 1",
+                queries.cursor(session, lead.name),
+                last,
+            )
+            return left is None or self.embedder is None
+
+        await lead.until(reached, lambda: self.step())
+        await self.refresh()
+
+    async def _embed(self, embedder: Embedder, lead: Lead) -> bool:
+        def look(session: Session) -> tuple[Lease, int, list[tuple[int, int, str]]]:
+            cursor = queries.cursor(session, lead.name)
             rows = session.all(
                 "SELECT unit_id, ns_hash, text FROM units WHERE embed = 1 AND unit_id > $1 ORDER BY unit_id LIMIT $2",
                 cursor,
                 _BATCH,
             )
-            return cursor, [(row[0], row[1], row[2]) for row in rows]
+            return lead.look(session), cursor, [(row[0], row[1], row[2]) for row in rows]
 
-        cursor, units = await self._store.read(next_units)
-        if units:
-            try:
-                vectors = await asyncio.to_thread(embedder.embed, [text for _, _, text in units])
-            except EmbedderError as error:
-                self._fail(error)
-                return False
-            rows = [(unit_id, ns_hash, pack(row)) for (unit_id, ns_hash, _), row in zip(units, vectors, strict=True)]
-            command = Command(
-                operation="vectors.put",
-                namespace=DEFAULT_NAMESPACE,
-                payload={
-                    "model_id": embedder.model_id,
-                    "vectors": rows,
-                    "cursor": {"name": name, "from": cursor, "to": units[-1][0]},
-                },
-                write_id=self._ids.new(),
-                at=self._clock.now(),
-            )
-            try:
-                await self._store.write_derived(command)
-            except CursorMovedError:
-                _log.debug("another process has embedded these units")
-        await self.refresh()
+        seen, cursor, units = await self._store.read(look)
+        turn = lead.turn(seen, waiting=bool(units))
+        if turn is None:
+            return False
+        try:
+            vectors = await asyncio.to_thread(embedder.embed, [text for _, _, text in units])
+        except EmbedderError as error:
+            self._fail(error)
+            return False
+        rows = [(unit_id, ns_hash, pack(row)) for (unit_id, ns_hash, _), row in zip(units, vectors, strict=True)]
+        command = Command(
+            operation="vectors.put",
+            namespace=DEFAULT_NAMESPACE,
+            payload={
+                "model_id": embedder.model_id,
+                "vectors": rows,
+                "cursor": {"name": lead.name, "from": cursor, "to": units[-1][0], "claim": turn.claim()},
+            },
+            write_id=self._ids.new(),
+            at=self._clock.now(),
+        )
+        try:
+            await self._store.write_derived(command)
+        except (CursorMovedError, LeaseLostError) as error:
+            _log.debug("another process has embedded these units: %s", error)
+            return True
         return len(units) == _BATCH
 
     async def _load(self) -> None:
@@ -151,6 +187,8 @@ class Semantic:
                 self.state = "off"
                 return
             self.index = VectorIndex(embedder.model_id, embedder.dimensions)
+            # vectors of two models have nothing to do with each other
+            self.lead = self._leases.lead(f"{EMBEDDING}:{embedder.model_id}")
             self.embedder = embedder
             self.state = "ready"
         except EmbedderError as error:

@@ -16,6 +16,7 @@ from memory_mcp.retrieval.semantic import Semantic
 from memory_mcp.storage import pattern_queries, queries
 from memory_mcp.storage.followers import Upkeep
 from memory_mcp.storage.learned import LEARNING
+from memory_mcp.storage.leases import Leases
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.store import Store
 
@@ -35,6 +36,7 @@ class StatusService:
         semantic: Semantic,
         learner: Learner,
         upkeep: Upkeep,
+        leases: Leases,
         metrics: Metrics,
         data_dir: Path,
     ) -> None:
@@ -42,6 +44,7 @@ class StatusService:
         self._semantic = semantic
         self._learner = learner
         self._upkeep = upkeep
+        self._leases = leases
         self._metrics = metrics
         self._data_dir = data_dir
 
@@ -137,7 +140,9 @@ class StatusService:
         if self._upkeep.failures:
             answer["background_failures"] = self._upkeep.last_errors
         if store_status == "healthy":
-            answer["learning_lag"] = await self._store.read(_learning_lag)
+            answer["learning_lag"], answer["leaders"] = await self._store.read(
+                lambda session: (_learning_lag(session), self._leases.leaders(session))
+            )
             if answer["learning_lag"] > _LAG_TOLERATED:
                 status = "degraded"
         return {"status": status, **answer}
@@ -164,6 +169,7 @@ class StatusService:
                 breaker.name: {"state": breaker.state, "failures": breaker.failures, "transitions": breaker.transitions}
                 for breaker in (self._store.store_breaker, self._store.cache_breaker)
             },
+            "wakes": self._leases.wakes.numbers(),
         }
         try:
             answer["cache"] = {**self._store.cache.size(), "rebuilds": self._store.cache.rebuilds}

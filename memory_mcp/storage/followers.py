@@ -1,28 +1,37 @@
 """Followers of the ledger, and the upkeep that runs behind the services.
 
 A follower does in the background what a change calls for (learning, embedding), keeps a cursor that moves together
-with its effects, and may be stopped at any instant. It hears of commits of its own process at once, and of those of
-other processes by a poll of the database's version.
+with its effects, and may be stopped at any instant. It hears of commits of its own process at once, of those of other
+processes by their wakes, and in any case by a poll of the database's version.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from memory_mcp.clock import Clock
 from memory_mcp.errors import MemoryMCPError
 from memory_mcp.storage.engine import STORE_FAILURES
+from memory_mcp.storage.leases import Lead, rung
 from memory_mcp.storage.store import Store
+from memory_mcp.storage.wakes import Wakes
 
 _log = logging.getLogger(__name__)
 
 _FAILURE_PAUSE = 1.0
+# where wakes work, the poll only finds what a process committed just before it died
+_POLL_WITH_WAKES = 1.0
+# a process that writes all the time is not followed more closely than this
+_WAKE_SPACING = 0.05
+# work of another process is left to that process for so long: it is at it already, most of the time
+_PATIENCE = 0.1
 
 
 class Follower(Protocol):
-    """Something that follows the ledger."""
+    """Something that follows the ledger. One that only one process may lead at a time also has a `lead: Lead`."""
 
     name: str
 
@@ -35,7 +44,9 @@ class Upkeep:
     """Runs the followers, keeps the cache level with the ledger, and replays the journal when the store is back.
 
     Args:
-        poll_seconds: how often the database is asked whether other processes have written.
+        wakes: how other processes tell of their commits; without any there is only the poll.
+        poll_seconds: how often the database is asked whether other processes have written; where wakes work, once in
+            a second is enough.
         sync_seconds: how often cache and ledger are compared even when nothing seems to have happened.
     """
 
@@ -43,6 +54,7 @@ class Upkeep:
         self,
         store: Store,
         clock: Clock,
+        wakes: Wakes | None = None,
         *,
         poll_seconds: float = 0.25,
         sync_seconds: float = 300.0,
@@ -52,11 +64,17 @@ class Upkeep:
         self.last_sync = 0
         self._store = store
         self._clock = clock
+        self._wakes = wakes
+        self._woken = asyncio.Event()
+        # one catch-up at a time
+        self._following = asyncio.Lock()
         self._poll_seconds = poll_seconds
         self._sync_seconds = sync_seconds
         self._followers: list[Follower] = []
         self._bells: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._late: asyncio.TimerHandle | None = None
+        self._started = False
         # what is failing right now, so that the log tells it once
         self._failing: dict[str, type[Exception]] = {}
 
@@ -71,22 +89,35 @@ class Upkeep:
 
     def start(self) -> None:
         """Begin; the work ends with `stop`."""
-        self._store.on_change(self.ring)
+        if not self._started:
+            self._started = True
+            self._store.on_change(self.ring)
+            if self._wakes is not None:
+                self._store.on_commit(self._wakes.send)
+        if self._wakes is not None and self._wakes.open(self._heard):
+            self._tasks.append(asyncio.create_task(self._listen(), name="listen"))
         self._tasks.append(asyncio.create_task(self._watch(), name="watch"))
         for follower, bell in zip(self._followers, self._bells, strict=True):
             self._tasks.append(asyncio.create_task(self._follow(follower, bell), name=follower.name))
 
     async def stop(self) -> None:
         """End all work. What a follower has not committed will be done again."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        if self._wakes is not None:
+            # a process that does nothing in the background leads nothing
+            self._wakes.close()
 
     def ring(self) -> None:
         """Tell the followers that there may be something to do."""
         for bell in self._bells:
             bell.set()
+        self._tell_waiting()
 
     async def sync(self) -> None:
         """Replay what is pending and bring the cache up to the ledger.
@@ -100,7 +131,8 @@ class Upkeep:
 
     async def _follow(self, follower: Follower, bell: asyncio.Event) -> None:
         while not _cancelled():
-            await bell.wait()
+            lead = _lead(follower)
+            await rung(bell, self._clock, None if lead is None else lead.look_again)
             bell.clear()
             try:
                 while await follower.step() and not _cancelled():  # noqa: ASYNC110 - the work is in the step
@@ -110,6 +142,46 @@ class Upkeep:
                 self._failed(follower.name, error)
                 await self._clock.sleep(_FAILURE_PAUSE)
                 bell.set()
+
+    def _heard(self, asked: bool) -> None:
+        """Wakes have come. Whoever waits for a leader, and a leader who is asked for, go ahead of all the rest."""
+        self._woken.set()
+        self._tell_waiting()
+        if asked:
+            self._ring_if(lambda lead: lead is not None and lead.leads)
+
+    def _tell_waiting(self) -> None:
+        for follower in self._followers:
+            if (lead := _lead(follower)) is not None:
+                lead.heard()
+
+    def _ring_if(self, condition: Callable[[Lead | None], bool]) -> None:
+        for follower, bell in zip(self._followers, self._bells, strict=True):
+            if condition(_lead(follower)):
+                bell.set()
+
+    async def _listen(self) -> None:
+        while not _cancelled():
+            await self._woken.wait()
+            self._woken.clear()
+            try:
+                await self._follow_others()
+            except Exception as error:  # noqa: BLE001 - as above; the watch tries again
+                self._failed("sync", error)
+            # this paces the work, whatever the program takes for time
+            await asyncio.sleep(_WAKE_SPACING)
+
+    async def _follow_others(self) -> None:
+        async with self._following:
+            await self._store.catch_up()
+        self._tell_waiting()
+        self._ring_if(lambda lead: lead is None)
+        if self._late is None:
+            self._late = asyncio.get_running_loop().call_later(_PATIENCE, self._ring_late)
+
+    def _ring_late(self) -> None:
+        self._late = None
+        self._ring_if(lambda lead: lead is not None)
 
     async def _watch(self) -> None:
         known: tuple[int, tuple[int, int]] | None = None
@@ -122,13 +194,18 @@ class Upkeep:
                 # somebody has written, or the cache is another file
                 seen = (await self._store.engine.data_version(), self._store.cache.file)
                 if seen != known:
-                    await self._store.catch_up()
-                    self.ring()
+                    await self._follow_others()
                     known = seen
                 self._failing.pop("sync", None)
             except Exception as error:  # noqa: BLE001 - as above
                 self._failed("sync", error)
-            await self._clock.sleep(self._poll_seconds)
+            if self._wakes is not None:
+                self._wakes.ensure()
+            await self._clock.sleep(self._pause())
+
+    def _pause(self) -> float:
+        working = self._wakes is not None and self._wakes.working
+        return max(self._poll_seconds, _POLL_WITH_WAKES) if working else self._poll_seconds
 
     def _ailing(self) -> bool:
         store = self._store
@@ -146,6 +223,12 @@ class Upkeep:
             _log.warning("%s: %s", name, error)
         else:
             _log.exception("%s failed", name)
+
+
+def _lead(follower: Follower) -> Lead | None:
+    # only known when the follower has loaded what it works with
+    lead: Lead | None = getattr(follower, "lead", None)
+    return lead
 
 
 def _cancelled() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from memory_mcp.errors import ConflictError
 from memory_mcp.records.base import Json, dumps
 from memory_mcp.storage import effects, queries
+from memory_mcp.storage.leases import take_lease
 from memory_mcp.storage.operations import Handler, load_header
 from memory_mcp.storage.transaction import Transaction
 
@@ -77,11 +78,14 @@ def put_vectors(tx: Transaction, payload: Json) -> None:
 
 
 def move_cursor(tx: Transaction, cursor: Json) -> None:
-    """`{name, from, to}`: move a follower's cursor.
+    """`{name, from, to, claim}`: move a follower's cursor, under its lease if it has one.
 
     Raises:
         CursorMovedError: it does not stand at `from` any more.
+        LeaseLostError: another process leads this follower now.
     """
+    if "claim" in cursor:
+        take_lease(tx, cursor["claim"])
     tx.session.run("INSERT INTO followers (name, position) VALUES ($1, 0) ON CONFLICT DO NOTHING", cursor["name"])
     moved = tx.session.run(
         "UPDATE followers SET position = $3 WHERE name = $1 AND position = $2",

@@ -87,6 +87,7 @@ class Store:
         self._opened = False
         self._opening = asyncio.Lock()
         self._listeners: list[Callable[[], None]] = []
+        self._messengers: list[Callable[[], None]] = []
         self._guard = CacheGuard(cache, self.cache_breaker)
         self._pending = Pending(journal, clock, partial(self._commit, replayed=True))
 
@@ -138,6 +139,10 @@ class Store:
     def on_change(self, listener: Callable[[], None]) -> None:
         """Have `listener` called, on the event loop, whenever this process has committed something."""
         self._listeners.append(listener)
+
+    def on_commit(self, messenger: Callable[[], None]) -> None:
+        """Have `messenger` called, on the event loop, after every commit, also one that left no entry in the ledger."""
+        self._messengers.append(messenger)
 
     async def write(self, command: Command) -> Written:
         """Carry out a command, or keep it durably until the store can.
@@ -298,6 +303,8 @@ class Store:
                 self._guard.missed(written.position)
             for listener in self._listeners:
                 listener()
+        for messenger in self._messengers:
+            messenger()
         return written
 
     async def _guarded(self, call: Callable[[], Awaitable[T]], breaker: CircuitBreaker) -> T:
