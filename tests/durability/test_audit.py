@@ -17,6 +17,7 @@ from benchmarks.common import synthetic_episode
 from memory_mcp.memory import Memory
 from memory_mcp.records.episode import ImportedEpisode
 from memory_mcp.settings import Settings
+from memory_mcp.storage.cache import sealed
 from memory_mcp.storage.cache_layout import HEADER
 from tests.durability import book
 from tests.durability.audit import audit
@@ -44,8 +45,10 @@ def change_the_cache(data: Path) -> None:
     with lmdb.open(str(data / "cache"), map_size=1 << 28) as env, env.begin(write=True) as txn, txn.cursor() as cursor:
         assert cursor.set_range(HEADER)
         key, value = cursor.item()
-        assert b'"status":"completed"' in value
-        txn.put(key, value.replace(b'"status":"completed"', b'"status":"abandoned"'))
+        version, payload = int.from_bytes(value[:8]), value[12:]
+        assert b'"status":"completed"' in payload
+        other = payload.replace(b'"status":"completed"', b'"status":"abandoned"')
+        txn.put(key, sealed(key, version, other))
 
 
 def wind_the_cache_back(data: Path) -> None:
