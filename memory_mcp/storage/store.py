@@ -18,7 +18,7 @@ from functools import partial
 from typing import TypeVar
 
 from memory_mcp.clock import Clock
-from memory_mcp.errors import EpisodeClosedError, MemoryMCPError, StorageUnavailableError
+from memory_mcp.errors import EpisodeClosedError, MemoryMCPError, StorageUnavailableError, StoreCorruptError
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import Command, Written
 from memory_mcp.storage import queries
@@ -80,6 +80,8 @@ class Store:
         self.store_breaker = breaker("store")
         self.write_breaker = breaker("store_writes")
         self.cache_breaker = breaker("cache")
+        # a damaged page stays damaged, and is not seen by whoever reads another one
+        self.damage: StoreCorruptError | None = None
         self._writes = {"committed": 0, "pending": 0, "refused": 0, "failed": 0}
         self._clock = clock
         self._attempts = attempts
@@ -280,6 +282,8 @@ class Store:
     async def _guarded(self, call: Callable[[], Awaitable[T]], breaker: CircuitBreaker) -> T:
         """Call the engine through a breaker, with retries."""
         if not breaker.allow():
+            if self.damage is not None:
+                raise StoreCorruptError(self.damage.message, hint=self.damage.hint)
             raise StorageUnavailableError(
                 f"the store is out of order ({breaker.last_error}); the next trial is in {breaker.retry_after:.0f} s"
             )
@@ -289,6 +293,9 @@ class Store:
             )
         except STORE_FAILURES as error:
             breaker.failure(error)
+            if isinstance(error, StoreCorruptError):
+                self.damage = StoreCorruptError(error.message, hint=error.hint)
+                raise
             raise StorageUnavailableError(f"the store is out of order: {error}") from error
         except MemoryMCPError:
             breaker.success()
@@ -313,6 +320,7 @@ class Store:
                     await self.engine.close()
                     raise
                 self._opened = True
+                self.damage = None
 
     async def _fill(self, head: int) -> None:
         """Fill an empty cache with what was written last; anything else comes with the first read."""
