@@ -243,6 +243,7 @@ class Store:
         while applied < head:
             entries = await self.read(partial(queries.ledger, after=applied, limit=_CATCH_UP_BATCH))
             if not entries or not await self._guard.tell(partial(self.cache.apply, entries)):
+                self._guard.missed(head)
                 return
             applied = entries[-1].position
 
@@ -314,7 +315,10 @@ class Store:
                 await self.engine.open()
                 try:
                     self._guard.open(self.engine.store_id)
-                    self._applied(await self.engine.read(queries.head_position))
+                    head = await self.engine.read(queries.head_position)
+                    self._applied(head)
+                    # whoever wrote last may not have reached the cache any more
+                    self._guard.missed(head)
                 except BaseException:
                     # the next trial opens it anew; connections left behind would keep the process alive
                     await self.engine.close()
