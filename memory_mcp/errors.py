@@ -20,8 +20,8 @@
     │   └── StepConflictError            step_conflict
     ├── StorageError                     storage_error
     │   ├── StorageUnavailableError      storage_unavailable
+    │   │   └── StoreCorruptError        store_corrupt
     │   ├── SchemaTooNewError            schema_too_new
-    │   ├── StoreCorruptError            store_corrupt
     │   └── CacheUnavailableError        cache_unavailable
     ├── EmbedderError                    embedder_error
     ├── ImportFormatError                import_format
@@ -182,17 +182,21 @@ class StorageUnavailableError(StorageError):
     default_hint = "Call health_check; nothing was written, so the call can be repeated."
 
 
+class StoreCorruptError(StorageUnavailableError):
+    """The database file is damaged or is not a memory-mcp database."""
+
+    code = "store_corrupt"
+    default_hint = (
+        "Run `memory-mcp storage verify` to see what is damaged, and put back a backup with `memory-mcp backup restore`;"
+        " writes that were accepted as pending are carried out afterwards."
+    )
+
+
 class SchemaTooNewError(StorageError):
     """The data directory was written by a newer version of memory-mcp."""
 
     code = "schema_too_new"
     default_hint = "Upgrade memory-mcp, or use another --data-dir."
-
-
-class StoreCorruptError(StorageError):
-    """The database file is damaged or is not a memory-mcp database."""
-
-    code = "store_corrupt"
 
 
 class CacheUnavailableError(StorageError):

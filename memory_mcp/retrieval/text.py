@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 # English words that carry no content in a task, a question or an error (a subset of the SMART list)
 STOP_WORDS = frozenset(
@@ -164,16 +165,23 @@ def _stopped() -> frozenset[str]:
     return frozenset(_stem(word) for word in STOP_WORDS) | STOP_WORDS
 
 
-@lru_cache(maxsize=1)
-def _stemmer() -> Any:
-    import snowballstemmer
+class _Stemmers(threading.local):
+    """A stemmer for each thread: it keeps the word it works on in itself, and two words at once spoil each other."""
 
-    return snowballstemmer.stemmer("porter")
+    def __init__(self) -> None:
+        import snowballstemmer
+
+        self.stem: Callable[[str], str] = snowballstemmer.stemmer("porter").stemWord
+
+
+@lru_cache(maxsize=1)
+def _stemmers() -> _Stemmers:
+    return _Stemmers()
 
 
 @lru_cache(maxsize=65_536)
 def _stem(word: str) -> str:
-    return str(_stemmer().stemWord(word)) if word.isascii() and len(word) < 40 else word
+    return str(_stemmers().stem(word)) if word.isascii() and len(word) < 40 else word
 
 
 def _plain(text: str) -> str:

@@ -93,12 +93,13 @@ class StatusService:
         head: int | None = None
         try:
             head = await self._store.read(queries.head_position)
-            status: Status = "healthy"
         except MemoryMCPError as error:
-            status = "unhealthy"
-            return {"status": status, "breaker": breaker.state, "error": error.message}, None
+            return {"status": "unhealthy", "breaker": breaker.state, **_told(error)}, None
+        if self._store.damage is not None:
+            # the probe looks at one page, and another one is damaged
+            return {"status": "unhealthy", "breaker": breaker.state, **_told(self._store.damage)}, None
         return {
-            "status": status,
+            "status": "healthy",
             "engine": self._store.engine.name,
             "breaker": breaker.state,
             "probe_ms": round(1000 * (time.perf_counter() - started), 3),
@@ -183,8 +184,12 @@ def not_open(error: MemoryMCPError) -> Json:
     return {
         "overall": "unhealthy",
         "version": __version__,
-        "primary_storage": {"status": "unhealthy", "code": error.code, "error": error.message, "hint": error.hint},
+        "primary_storage": {"status": "unhealthy", **_told(error)},
     }
+
+
+def _told(error: MemoryMCPError) -> Json:
+    return {"code": error.code, "error": error.message, "hint": error.hint}
 
 
 def _learning_lag(session: Session) -> int:

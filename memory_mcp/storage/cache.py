@@ -1,8 +1,9 @@
 """The write-through cache in LMDB, shared by all processes of a machine.
 
 It is disposable: whatever is missing, foreign or damaged is deleted and filled again from the store. A value is
-`version ‖ JSON`, where the version is the ledger position that wrote it, and is replaced only by a newer one: two
-processes may put in another order than they committed.
+`version ‖ checksum ‖ JSON`, where the version is the ledger position that wrote it, and is replaced only by a newer
+one: two processes may put in another order than they committed. LMDB does not notice when bytes of its file change;
+the checksum does, so that a damaged value is never told.
 
 An empty cache is told where the ledger stands (its floor) before it takes anything. What comes from below the floor,
 late, may lack changes that were lost with the cache before, and is ignored.
@@ -16,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
+from zlib import crc32
 
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import LedgerEntry
@@ -24,6 +26,7 @@ from memory_mcp.storage.cache_layout import COUNT, HEADER, RECEIPTS, SHOWN, STEP
 from memory_mcp.storage.operations import in_order
 
 _VERSION = struct.Struct(">Q")
+_HEAD = struct.Struct(">QI")
 _FLOOR = b"\x00floor"
 _APPLIED = b"\x00applied"
 
@@ -150,7 +153,7 @@ class Cache:
         """Headers of cached episodes of a namespace, newest first: what can be searched when the store is out."""
 
         def scan(txn: Any) -> list[Json]:
-            headers = (json.loads(bytes(value[8:])) for _, value in _starting_with(txn, HEADER))
+            headers = (json.loads(_unsealed(name, value)) for name, value in _starting_with(txn, HEADER))
             return [header for header in headers if header is not None and header["namespace"] == namespace]
 
         found = self._files.read(scan)
@@ -190,11 +193,23 @@ class Cache:
         if known is not None and known[0] == version:
             self._decoded.move_to_end(cache_key)
             return known
-        fresh = (int(version), json.loads(bytes(raw[8:])))
+        fresh = (int(version), json.loads(_unsealed(cache_key, raw)))
         self._decoded[cache_key] = fresh
         if len(self._decoded) > self._limit:
             self._decoded.popitem(last=False)
         return fresh
+
+
+def sealed(cache_key: bytes, version: int, payload: bytes) -> bytes:
+    """A value as it is stored: it fits only this key and this version."""
+    return _HEAD.pack(version, crc32(payload, crc32(cache_key + _VERSION.pack(version)))) + payload
+
+
+def _unsealed(cache_key: bytes, raw: Any) -> bytes:
+    payload = bytes(raw[_HEAD.size :])
+    if sealed(cache_key, _VERSION.unpack_from(raw)[0], payload)[: _HEAD.size] != bytes(raw[: _HEAD.size]):
+        raise ValueError("a value is not what was written")
+    return payload
 
 
 def _floor(txn: Any) -> int | None:
@@ -211,7 +226,7 @@ def _put(txn: Any, puts: Iterable[Put]) -> None:
     for cache_key, version, payload in puts:
         present = txn.get(cache_key)
         if present is None or _VERSION.unpack_from(present)[0] < version:
-            txn.put(cache_key, _VERSION.pack(version) + payload)
+            txn.put(cache_key, sealed(cache_key, version, payload))
 
 
 def _starting_with(txn: Any, prefix: bytes) -> Iterator[tuple[bytes, Any]]:

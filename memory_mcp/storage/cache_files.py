@@ -20,7 +20,7 @@ from memory_mcp.storage.filelock import FileLock
 
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 3
 _META = b"\x00meta"
 _TURN_SECONDS = 2.0
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TypeVar
 
 from memory_mcp.clock import Clock
-from memory_mcp.errors import EpisodeClosedError, MemoryMCPError, StorageUnavailableError
+from memory_mcp.errors import EpisodeClosedError, MemoryMCPError, StorageUnavailableError, StoreCorruptError
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import Command, Written
 from memory_mcp.storage import queries
@@ -80,6 +80,8 @@ class Store:
         self.store_breaker = breaker("store")
         self.write_breaker = breaker("store_writes")
         self.cache_breaker = breaker("cache")
+        # a damaged page stays damaged, and is not seen by whoever reads another one
+        self.damage: StoreCorruptError | None = None
         self._writes = {"committed": 0, "pending": 0, "refused": 0, "failed": 0}
         self._clock = clock
         self._attempts = attempts
@@ -247,6 +249,7 @@ class Store:
         while applied < head:
             entries = await self.read(partial(queries.ledger, after=applied, limit=_CATCH_UP_BATCH))
             if not entries or not await self._guard.tell(partial(self.cache.apply, entries)):
+                self._guard.missed(head)
                 return
             applied = entries[-1].position
 
@@ -310,6 +313,8 @@ class Store:
     async def _guarded(self, call: Callable[[], Awaitable[T]], breaker: CircuitBreaker) -> T:
         """Call the engine through a breaker, with retries."""
         if not breaker.allow():
+            if self.damage is not None:
+                raise StoreCorruptError(self.damage.message, hint=self.damage.hint)
             raise StorageUnavailableError(
                 f"the store is out of order ({breaker.last_error}); the next trial is in {breaker.retry_after:.0f} s"
             )
@@ -319,6 +324,9 @@ class Store:
             )
         except STORE_FAILURES as error:
             breaker.failure(error)
+            if isinstance(error, StoreCorruptError):
+                self.damage = StoreCorruptError(error.message, hint=error.hint)
+                raise
             raise StorageUnavailableError(f"the store is out of order: {error}") from error
         except MemoryMCPError:
             breaker.success()
@@ -337,12 +345,16 @@ class Store:
                 await self.engine.open()
                 try:
                     self._guard.open(self.engine.store_id)
-                    self._applied(await self.engine.read(queries.head_position))
+                    head = await self.engine.read(queries.head_position)
+                    self._applied(head)
+                    # whoever wrote last may not have reached the cache any more
+                    self._guard.missed(head)
                 except BaseException:
                     # the next trial opens it anew; connections left behind would keep the process alive
                     await self.engine.close()
                     raise
                 self._opened = True
+                self.damage = None
 
     async def _fill(self, head: int) -> None:
         """Fill an empty cache with what was written last; anything else comes with the first read."""

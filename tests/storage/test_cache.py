@@ -17,6 +17,7 @@ from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import LedgerEntry
 from memory_mcp.storage import queries
 from memory_mcp.storage.cache import Cache
+from memory_mcp.storage.cache_files import CacheDamagedError
 from memory_mcp.storage.cache_layout import COUNT, HEADER, key, puts_for
 from memory_mcp.storage.sqlite_session import SqliteSession
 from tests.storage.support import add, bare_session, carry_out, complete, create, learn, receipt, show, step
@@ -257,3 +258,18 @@ def test_an_erased_payload_changes_nothing_in_the_cache() -> None:
     erased = LedgerEntry(**{name: getattr(entry, name) for name in entry.__slots__} | {"payload": None})
     assert puts_for(erased) == []
     assert {name[:1] for name, _, _ in puts_for(entry)} >= {HEADER, COUNT}
+
+
+def test_a_value_whose_bytes_have_changed_is_never_told(directory: Path) -> None:
+    with opened(directory) as cache:
+        cache.apply(written(create("e1", namespace="default")))
+    file = directory / "data.mdb"
+    content = file.read_bytes()
+    assert b"task of e1" in content
+    file.write_bytes(content.replace(b"task of e1", b"lies of e1"))
+    with opened(directory) as cache:
+        for read in (lambda: cache.episode("default", "e1"), lambda: cache.scan_headers("default", 10)):
+            with pytest.raises(CacheDamagedError):
+                read()
+        cache.rebuild()
+        assert cache.episode("default", "e1") is None
