@@ -16,6 +16,7 @@
     │   ├── StorageUnavailableError      storage_unavailable
     │   ├── SchemaTooNewError            schema_too_new
     │   ├── StoreCorruptError            store_corrupt
+    │   ├── CheckpointError              checkpoint_error
     │   └── CacheUnavailableError        cache_unavailable
     ├── EmbedderError                    embedder_error
     ├── ImportFormatError                import_format
@@ -145,6 +146,16 @@ class StoreCorruptError(StorageError):
     """The database file is damaged or is not a memory-mcp database."""
 
     code = "store_corrupt"
+    default_hint = (
+        "Run `memory-mcp storage verify` to see what is damaged; then `memory-mcp backup restore` puts a backup back,"
+        " or `memory-mcp storage salvage` makes a new store of all that can still be read."
+    )
+
+
+class CheckpointError(StorageError):
+    """A checkpoint or a key that cannot be read, written or used."""
+
+    code = "checkpoint_error"
 
 
 class CacheUnavailableError(StorageError):

@@ -10,6 +10,7 @@ import typer
 
 from memory_mcp import __version__
 from memory_mcp.cli.common import DataDir, Namespace, settings_from, stop
+from memory_mcp.cli.storage import storage
 from memory_mcp.errors import MemoryMCPError
 
 app = typer.Typer(
@@ -20,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(storage)
+
 
 def _version(wanted: bool) -> None:
     if wanted:

@@ -54,6 +54,19 @@ class Cache:
         self._decoded.clear()
         self._files.open()
 
+    def look(self) -> bool:
+        """Open it as it is, for an inspection; False where it is none of this boot and store."""
+        return self._files.look()
+
+    def names(self) -> list[tuple[str, str]]:
+        """`(namespace, episode_id)` of every episode whose header is cached."""
+
+        def scan(txn: Any) -> list[tuple[str, str]]:
+            headers = (json.loads(bytes(value[8:])) for _, value in _starting_with(txn, HEADER))
+            return [(header["namespace"], header["episode_id"]) for header in headers]
+
+        return self._files.read(scan)
+
     def rebuild(self) -> None:
         """Start empty. Other processes notice at their next `refresh`."""
         self._decoded.clear()

@@ -15,7 +15,7 @@ LEARNING = "learning"
 EMBEDDING = "embedding"
 
 # one episode is no evidence for anything; a pattern becomes findable when a second one shows it
-_FINDABLE_SOURCES = 2
+FINDABLE_SOURCES = 2
 
 
 class CursorMovedError(ConflictError):
@@ -40,17 +40,7 @@ def learn_episode(tx: Transaction, payload: Json) -> None:
         header["version"],
     )
     tx.put_unit("lesson", header["episode_id"], header["episode_id"], tx.recipe.lesson(header), embed=True)
-    scope = {"domain": header["domain"], "task_type": header["task_type"]}
-    _count_scope(tx, scope, payload)
-    if payload["success"] is not None:
-        for group in payload["groups"]:
-            _count(tx, "group_counts", {"group_id": group["group_id"], **scope}, payload["success"], group)
-        for contribution in payload["contributions"]:
-            _merge(tx, header, scope, payload["success"], contribution)
-        for credit in payload["credits"]:
-            key = {name: credit[name] for name in ("memory_kind", "memory_id")}
-            amounts = {name: credit[name] for name in ("shown", "shown_successes", "used", "used_successes")}
-            tx.add("credits", key, amounts)
+    count_learned(tx, header, payload)
     for receipt in payload["receipts"]:
         tx.session.run(
             "UPDATE receipts SET used = $6 WHERE ns_hash = $1 AND episode_id = $2 AND shown_after = $3"
@@ -77,6 +67,21 @@ def learn_episode(tx: Transaction, payload: Json) -> None:
             "credits": payload["credits"],
         },
     )
+
+
+def count_learned(tx: Transaction, header: Json, payload: Json) -> None:
+    """Add what an episode taught to the tables of what was learned; nothing else is written."""
+    scope = {"domain": header["domain"], "task_type": header["task_type"]}
+    _count_scope(tx, scope, payload)
+    if payload["success"] is not None:
+        for group in payload["groups"]:
+            _count(tx, "group_counts", {"group_id": group["group_id"], **scope}, payload["success"], group)
+        for contribution in payload["contributions"]:
+            _merge(tx, header, scope, payload["success"], contribution)
+        for credit in payload["credits"]:
+            key = {name: credit[name] for name in ("memory_kind", "memory_id")}
+            amounts = {name: credit[name] for name in ("shown", "shown_successes", "used", "used_successes")}
+            tx.add("credits", key, amounts)
 
 
 def put_vectors(tx: Transaction, payload: Json) -> None:
@@ -171,9 +176,9 @@ def _merge(tx: Transaction, header: Json, scope: Json, success: bool, contributi
         "SELECT 1 FROM pattern_sources WHERE ns_hash = $1 AND pattern_id = $2 LIMIT $3",
         tx.ns_hash,
         pattern_id,
-        _FINDABLE_SOURCES + 1,
+        FINDABLE_SOURCES + 1,
     )
-    if len(sources) == _FINDABLE_SOURCES:
+    if len(sources) == FINDABLE_SOURCES:
         tx.put_unit("pattern", pattern_id, "", tx.recipe.pattern(contribution["kind"], contribution["body"]))
 
 
