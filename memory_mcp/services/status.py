@@ -51,9 +51,14 @@ class StatusService:
         cache = self._cache(head)
         journal = self._journal()
         system = await self._system(primary["status"])
+        corruption = self._store.corruption
+        if corruption is not None:
+            damaged = {"code": corruption.code, "error": corruption.message, "hint": corruption.hint}
+            primary = {**primary, "status": "unhealthy", **damaged}
         parts: list[Status] = [part["status"] for part in (primary, cache, journal, system)]
         overall: Status = "healthy" if all(part == "healthy" for part in parts) else "degraded"
-        if primary["status"] == "unhealthy" and "unhealthy" in (cache["status"], journal["status"]):
+        helpers = (cache["status"], journal["status"])
+        if corruption is not None or (primary["status"] == "unhealthy" and "unhealthy" in helpers):
             overall = "unhealthy"
         return {
             "overall": overall,
@@ -137,7 +142,10 @@ class StatusService:
         if self._upkeep.failures:
             answer["background_failures"] = self._upkeep.last_errors
         if store_status == "healthy":
-            answer["learning_lag"] = await self._store.read(_learning_lag)
+            try:
+                answer["learning_lag"] = await self._store.read(_learning_lag)
+            except StorageUnavailableError as error:
+                return {"status": "unhealthy", **answer, "error": error.message}
             if answer["learning_lag"] > _LAG_TOLERATED:
                 status = "degraded"
         return {"status": status, **answer}

@@ -6,9 +6,8 @@ Rows prove nothing; they only fill what the ledger lost, and tell of what is mis
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import LedgerEntry, namespace_hash, payload_digest
@@ -18,6 +17,10 @@ from memory_mcp.storage.replay import GONE, OPERATIONS, replay
 from memory_mcp.storage.sqlite_pages import Pages, Record
 
 Name = tuple[str, str]
+
+# namespace hash and episode_id, as every row has them
+_Owner = tuple[int, str]
+_Part = dict[str, list[Record]]
 
 _LEDGER, _EPISODES, _STEPS, _RECEIPTS, _NAMESPACES, _META = 14, 20, 12, 9, 5, 2
 
@@ -71,8 +74,8 @@ class Pieced:
 def collect(pages: Pages) -> Salvaged:
     """Read all that can be read."""
     found = Salvaged()
-    parts: dict[Name, dict[str, list[Any]]] = {}
-    take = {
+    parts: dict[_Owner, _Part] = {}
+    take: dict[int, Callable[[int, Record], None]] = {
         _LEDGER: lambda rowid, row: _take_entry(found, rowid, row),
         _NAMESPACES: lambda _, row: _take_head(found, row),
         _META: lambda _, row: _take_meta(found, row),
@@ -87,9 +90,9 @@ def collect(pages: Pages) -> Salvaged:
         sequence, _, created_at = found.heads.get(entry.namespace, (0, b"", entry.at))
         if entry.sequence >= sequence:
             found.heads[entry.namespace] = (entry.sequence, entry.hash, created_at)
-    for ns_and_name, part in parts.items():
+    for (ns_hash, _), part in parts.items():
         episode = _from_rows(part)
-        if episode is not None and namespace_hash(episode["namespace"]) == ns_and_name[0]:
+        if episode is not None and namespace_hash(episode["namespace"]) == ns_hash:
             found.rows[episode["namespace"], episode["episode_id"]] = episode
     found.lost_payloads.sort()
     return found
@@ -149,9 +152,9 @@ def _take_meta(found: Salvaged, row: Record) -> None:
         found.store_id = row[1]
 
 
-def _take_part(parts: dict[Name, dict[str, list[Any]]], kind: str, row: Record) -> None:
+def _take_part(parts: dict[_Owner, _Part], kind: str, row: Record) -> None:
     if isinstance(row[0], int) and isinstance(row[1], str):
-        parts.setdefault((row[0], row[1]), {}).setdefault(kind, []).append(row)  # type: ignore[index]
+        parts.setdefault((row[0], row[1]), {}).setdefault(kind, []).append(row)
 
 
 def _keep_forgotten(found: Salvaged) -> None:
@@ -164,7 +167,7 @@ def _keep_forgotten(found: Salvaged) -> None:
                     found.entries[position] = replace(other, payload=None)
 
 
-def _from_rows(part: dict[str, list[Any]]) -> Json | None:
+def _from_rows(part: _Part) -> Json | None:
     """An episode from its rows; None without a readable header."""
     try:
         header = _header(part["headers"][-1])
@@ -176,28 +179,12 @@ def _from_rows(part: dict[str, list[Any]]) -> Json | None:
         return None
 
 
-_EPISODE_COLUMNS = [
-    "ns_hash",
-    "episode_id",
-    "namespace",
-    "actor",
-    "status",
-    "task_type",
-    "domain",
-    "task_description",
-    "context",
-    "metadata",
-    "outcome_type",
-    "outcome",
-    "reward_total",
-    "reward",
-    "reflection",
-    "step_count",
-    "error_count",
-    "started_at",
-    "ended_at",
-    "version",
-]
+# all columns of the table, in its order
+_EPISODE_COLUMNS = (
+    *("ns_hash", "episode_id", "namespace", "actor", "status", "task_type", "domain", "task_description", "context"),
+    *("metadata", "outcome_type", "outcome", "reward_total", "reward", "reflection", "step_count", "error_count"),
+    *("started_at", "ended_at", "version"),
+)
 
 
 def _header(row: Record) -> Json:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TypeVar
 
 from memory_mcp.clock import Clock
-from memory_mcp.errors import EpisodeClosedError, MemoryMCPError, StorageUnavailableError
+from memory_mcp.errors import EpisodeClosedError, MemoryMCPError, StorageUnavailableError, StoreCorruptError
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import Command, Written
 from memory_mcp.storage import queries
@@ -84,6 +84,8 @@ class Store:
         self._clock = clock
         self._attempts = attempts
         self._rng = rng or random.Random()
+        # a damaged page stays damaged, although most calls do not meet it
+        self.corruption: StoreCorruptError | None = None
         self._opened = False
         self._opening = asyncio.Lock()
         self._listeners: list[Callable[[], None]] = []
@@ -289,6 +291,8 @@ class Store:
             )
         except STORE_FAILURES as error:
             breaker.failure(error)
+            if isinstance(error, StoreCorruptError):
+                self.corruption = error
             raise StorageUnavailableError(f"the store is out of order: {error}") from error
         except MemoryMCPError:
             breaker.success()
@@ -305,6 +309,7 @@ class Store:
         async with self._opening:
             if not self._opened:
                 await self.engine.open()
+                self.corruption = None
                 try:
                     self._guard.open(self.engine.store_id)
                     self._applied(await self.engine.read(queries.head_position))
