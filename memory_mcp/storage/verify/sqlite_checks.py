@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
+from dataclasses import dataclass
 
 from sqlcipher3 import dbapi2 as sqlite
 
@@ -18,7 +19,21 @@ _OF_AN_INDEX = re.compile(r"(missing from|in|row \d+ of) index (?P<index>\S+)$")
 _OF_A_TREE = re.compile(r"^Tree (?P<root>\d+) ")
 _OF_THE_WORDS = re.compile(r"fts5|table units_fts")
 
-Objects = dict[tuple[str, str], tuple[str, str]]
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """A table or index: the table it belongs to, and its statement (empty where SQLite made it by itself)."""
+
+    table: str
+    sql: str
+
+    @property
+    def plain(self) -> str:
+        """The statement without its layout."""
+        return " ".join(self.sql.split())
+
+
+Objects = dict[tuple[str, str], Object]
 
 
 def check_file(session: Session, *, quick: bool = False) -> Findings:
@@ -60,15 +75,15 @@ def check_schema(session: Session, engine: str) -> Findings:
     if session.one("SELECT 1 FROM meta WHERE key = 'store_id'") is None:
         yield damage("schema", "meta", "the store has no store_id")
     present = objects(session)
-    for (kind, name), (_, sql) in made_by_migrations(engine, version).items():
-        if (kind, name) not in present:
-            yield (
-                slip("schema", f"{kind} {name}", "it is missing")
-                if kind == "index" or name in MADE_AGAIN
-                else damage("schema", f"{kind} {name}", "it is missing")
-            )
-        elif present[kind, name][1] != sql:
-            yield damage("schema", f"{kind} {name}", "it is not what the migrations of this program make")
+    for (kind, name), wanted in made_by_migrations(engine, version).items():
+        subject = f"{kind} {name}"
+        if (kind, name) in present:
+            if present[kind, name].plain != wanted.plain:
+                yield damage("schema", subject, "it is not what the migrations of this program make")
+        elif kind == "table":
+            yield (slip if name in MADE_AGAIN else damage)("schema", subject, "it is missing")
+        elif ("table", wanted.table) in present:
+            yield slip("schema", subject, "it is missing")
 
 
 # tables whose rows follow from others, or that may be empty
@@ -92,9 +107,9 @@ MADE_AGAIN = frozenset(
 
 
 def objects(session: Session) -> Objects:
-    """`{(type, name): (statement as it was given, statement without its layout)}` of a schema."""
-    rows = session.all("SELECT type, name, sql FROM sqlite_schema")
-    return {(kind, name): (sql or "", " ".join((sql or "").split())) for kind, name, sql in rows}
+    """What a schema has, by type and name."""
+    rows = session.all("SELECT type, name, tbl_name, sql FROM sqlite_schema")
+    return {(kind, name): Object(table, sql or "") for kind, name, table, sql in rows}
 
 
 def made_by_migrations(engine: str, version: int) -> Objects:
@@ -112,7 +127,10 @@ def make_missing(session: Session, engine: str) -> None:
     """Make the tables and indexes that are missing; the tables are empty then."""
     present = objects(session)
     expected = made_by_migrations(engine, migrations.known_version(session))
-    for kind in ("table", "index"):
-        for (this, name), (sql, _) in expected.items():
-            if this == kind and (this, name) not in present and sql and (kind == "index" or name in MADE_AGAIN):
-                session.run(sql)
+    missing = {key: wanted for key, wanted in expected.items() if key not in present and wanted.sql}
+    for (kind, name), wanted in missing.items():
+        if kind == "table" and name in MADE_AGAIN:
+            session.run(wanted.sql)
+    for (kind, _), wanted in missing.items():
+        if kind == "index" and (("table", wanted.table) in present or wanted.table in MADE_AGAIN):
+            session.run(wanted.sql)
