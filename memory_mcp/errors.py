@@ -22,6 +22,7 @@
     │   ├── StorageUnavailableError      storage_unavailable
     │   │   └── StoreCorruptError        store_corrupt
     │   ├── SchemaTooNewError            schema_too_new
+    │   ├── CheckpointError              checkpoint_error
     │   └── CacheUnavailableError        cache_unavailable
     ├── EmbedderError                    embedder_error
     ├── ImportFormatError                import_format
@@ -187,8 +188,9 @@ class StoreCorruptError(StorageUnavailableError):
 
     code = "store_corrupt"
     default_hint = (
-        "Run `memory-mcp storage verify` to see what is damaged, and put back a backup with `memory-mcp backup restore`;"
-        " writes that were accepted as pending are carried out afterwards."
+        "Run `memory-mcp storage verify` to see what is damaged; then `memory-mcp backup restore` puts a backup back,"
+        " or `memory-mcp storage salvage` makes a new store of all that can still be read. Writes that were accepted as"
+        " pending are carried out afterwards."
     )
 
 
@@ -197,6 +199,12 @@ class SchemaTooNewError(StorageError):
 
     code = "schema_too_new"
     default_hint = "Upgrade memory-mcp, or use another --data-dir."
+
+
+class CheckpointError(StorageError):
+    """A checkpoint or a key that cannot be read, written or used."""
+
+    code = "checkpoint_error"
 
 
 class CacheUnavailableError(StorageError):

@@ -11,6 +11,7 @@ import typer
 from memory_mcp import __version__
 from memory_mcp.cli import past
 from memory_mcp.cli.common import DataDir, Namespace, settings_from, stop
+from memory_mcp.cli.storage import storage
 from memory_mcp.errors import MemoryMCPError
 
 app = typer.Typer(
@@ -87,6 +88,7 @@ def import_(
         raise typer.Exit(1)
 
 
+app.add_typer(storage)
 app.add_typer(past.history, name="history")
 app.add_typer(past.snapshot, name="snapshot")
 app.command()(past.export)

@@ -111,16 +111,24 @@ class Learner:
 
 def learn(episode: Episode, history: History) -> Json:
     """Everything that a completed episode teaches, as the payload of `episode.learn`. Pure."""
-    assert episode.outcome is not None
     usual = history.usual(episode.domain, episode.task_type)
+    found = evidence(episode)
+    return {
+        "reward": reward(episode, usual, memory_used=any(receipt["used"] for receipt in found["receipts"])),
+        "reflection": reflect(episode, usual, history),
+        **found,
+    }
+
+
+def evidence(episode: Episode) -> Json:
+    """The part of what a completed episode teaches that depends on nothing but itself."""
+    assert episode.outcome is not None
     receipts, credits = settle(episode)
     mined = mine(episode)
     seconds = episode.duration_seconds
     return {
         "episode_id": episode.episode_id,
         "success": episode.outcome.succeeded,
-        "reward": reward(episode, usual, memory_used=any(receipt["used"] for receipt in receipts)),
-        "reflection": reflect(episode, usual, history),
         "stats": {
             "steps": len(episode.steps),
             "log_steps": math.log(max(1, len(episode.steps))),
@@ -151,7 +159,7 @@ def learn(episode: Episode, history: History) -> Json:
 def effects_of(episode: Episode) -> Json:
     """What learning from an episode has counted, of one that was learned from already: see `storage.effects`."""
     assert episode.reward is not None
-    told = learn(episode, History([], []))
+    told = evidence(episode)
     patterns = [
         {name: contribution[name] for name in ("pattern_id", "steps", "tried", "resolved")}
         for contribution in (told["contributions"] if told["success"] is not None else ())

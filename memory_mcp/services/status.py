@@ -56,7 +56,8 @@ class StatusService:
         system = await self._system(primary["status"])
         parts: list[Status] = [part["status"] for part in (primary, cache, journal, system)]
         overall: Status = "healthy" if all(part == "healthy" for part in parts) else "degraded"
-        if primary["status"] == "unhealthy" and "unhealthy" in (cache["status"], journal["status"]):
+        helpers = (cache["status"], journal["status"])
+        if self._store.damage is not None or (primary["status"] == "unhealthy" and "unhealthy" in helpers):
             overall = "unhealthy"
         return {
             "overall": overall,
@@ -141,9 +142,12 @@ class StatusService:
         if self._upkeep.failures:
             answer["background_failures"] = self._upkeep.last_errors
         if store_status == "healthy":
-            answer["learning_lag"], answer["leaders"] = await self._store.read(
-                lambda session: (_learning_lag(session), self._leases.leaders(session))
-            )
+            try:
+                answer["learning_lag"], answer["leaders"] = await self._store.read(
+                    lambda session: (_learning_lag(session), self._leases.leaders(session))
+                )
+            except StorageUnavailableError as error:
+                return {"status": "unhealthy", **answer, "error": error.message}
             if answer["learning_lag"] > _LAG_TOLERATED:
                 status = "degraded"
         return {"status": status, **answer}

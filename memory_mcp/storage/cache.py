@@ -57,6 +57,15 @@ class Cache:
         self._decoded.clear()
         self._files.open()
 
+    def look(self) -> bool:
+        """Open it as it is, for an inspection; False where it is none of this boot and store."""
+        return self._files.look()
+
+    def names(self) -> list[tuple[str, str]]:
+        """`(namespace, episode_id)` of every episode whose header is cached."""
+
+        return [(header["namespace"], header["episode_id"]) for header in self._files.read(_headers)]
+
     def rebuild(self) -> None:
         """Start empty. Other processes notice at their next `refresh`."""
         self._decoded.clear()
@@ -152,11 +161,7 @@ class Cache:
     def scan_headers(self, namespace: str, limit: int) -> list[Json]:
         """Headers of cached episodes of a namespace, newest first: what can be searched when the store is out."""
 
-        def scan(txn: Any) -> list[Json]:
-            headers = (json.loads(_unsealed(name, value)) for name, value in _starting_with(txn, HEADER))
-            return [header for header in headers if header is not None and header["namespace"] == namespace]
-
-        found = self._files.read(scan)
+        found = [header for header in self._files.read(_headers) if header["namespace"] == namespace]
         found.sort(key=lambda header: header["version"], reverse=True)
         return found[:limit]
 
@@ -210,6 +215,11 @@ def _unsealed(cache_key: bytes, raw: Any) -> bytes:
     if sealed(cache_key, _VERSION.unpack_from(raw)[0], payload)[: _HEAD.size] != bytes(raw[: _HEAD.size]):
         raise ValueError("a value is not what was written")
     return payload
+
+
+def _headers(txn: Any) -> list[Json]:
+    headers = (json.loads(_unsealed(name, value)) for name, value in _starting_with(txn, HEADER))
+    return [header for header in headers if header is not None]
 
 
 def _floor(txn: Any) -> int | None:

@@ -79,6 +79,20 @@ class CacheFiles:
             if not known:
                 self._make_anew()
 
+    def look(self) -> bool:
+        """Open what is there, as it is; False, and closed, where the next `open` would make it anew."""
+        with _translated("open"):
+            self._attach()
+            env = self._env
+            with env.mapped, env.lmdb.begin() as txn:
+                known = txn.get(_META)
+            held = json.loads(known) if known else {}
+            self.store_id = self.store_id or str(held.get("store", ""))
+            if known == self._signature():
+                return True
+            self._detach()
+            return False
+
     def rebuild(self) -> None:
         """Delete them and start empty. Other processes notice the new file at their next `follow`."""
         if environment.identify(self.directory) != self.identity:

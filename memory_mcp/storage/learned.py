@@ -41,17 +41,7 @@ def learn_episode(tx: Transaction, payload: Json) -> None:
         header["version"],
     )
     tx.put_unit("lesson", header["episode_id"], header["episode_id"], tx.recipe.lesson(header), embed=True)
-    judged = payload["success"] is not None
-    for contribution in payload["contributions"] if judged else ():
-        _know(tx, header, contribution)
-    told = {
-        **{name: payload[name] for name in effects.NAMES if name != "patterns"},
-        "patterns": [
-            {name: contribution[name] for name in ("pattern_id", "steps", "tried", "resolved")}
-            for contribution in (payload["contributions"] if judged else ())
-        ],
-    }
-    effects.count(tx, header, {**told, "reward": payload["reward"]["total"]})
+    told = count_learned(tx, header, payload)
     for receipt in payload["receipts"]:
         tx.session.run(
             "UPDATE receipts SET used = $6 WHERE ns_hash = $1 AND episode_id = $2 AND shown_after = $3"
@@ -65,6 +55,25 @@ def learn_episode(tx: Transaction, payload: Json) -> None:
         )
     shown = [receipt for _, receipt in queries.receipts(tx.session, tx.ns_hash, [header["episode_id"]])]
     tx.append("episode.learned", "episode", header["episode_id"], {"episode": header, "receipts": shown, **told})
+
+
+def count_learned(tx: Transaction, header: Json, payload: Json, counted: Json | None = None) -> Json:
+    """Add what an episode taught to the tables of what was learned; returns the effects, which nothing else notes.
+
+    `counted` are the effects that were counted when it was learned from, where that was long ago.
+    """
+    known = payload["contributions"] if payload["success"] is not None else []
+    for contribution in known:
+        _know(tx, header, contribution)
+    told = {
+        **{name: payload[name] for name in effects.NAMES if name != "patterns"},
+        "patterns": [
+            {name: contribution[name] for name in ("pattern_id", "steps", "tried", "resolved")}
+            for contribution in known
+        ],
+    }
+    effects.count(tx, header, counted or {**told, "reward": payload["reward"]["total"]})
+    return told
 
 
 def put_vectors(tx: Transaction, payload: Json) -> None:

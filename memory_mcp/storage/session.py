@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 Row = tuple[Any, ...]
@@ -19,6 +19,10 @@ class Session(Protocol):
 
     def one(self, sql: str, *values: Any) -> Row | None:
         """The first row of a query, or None."""
+        ...
+
+    def each(self, sql: str, *values: Any) -> Iterator[Row]:
+        """The rows of a query one by one, where all at once would be too many."""
         ...
 
     def run(self, sql: str, *values: Any) -> int:

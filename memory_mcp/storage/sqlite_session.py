@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import aiosqlite
 from sqlcipher3 import dbapi2 as sqlite
 
 from memory_mcp.errors import InternalError, MemoryMCPError, StoreCorruptError
+from memory_mcp.storage import migrations
 from memory_mcp.storage.engine import StoreBusyError, StoreFailure
 from memory_mcp.storage.session import Row, Session
 
@@ -44,6 +46,10 @@ class SqliteSession:
         cursor.close()
         return row
 
+    def each(self, sql: str, *values: Any) -> Iterator[Row]:
+        with closing(self._connection.execute(sql, _bind(values))) as cursor:
+            yield from cursor
+
     def run(self, sql: str, *values: Any) -> int:
         return int(self._connection.execute(sql, _bind(values)).rowcount)
 
@@ -75,6 +81,15 @@ class Connection(aiosqlite.Connection):
             return work(SqliteSession(connection))
         except sqlite.Error as error:
             raise failure(error) from error
+
+
+@contextmanager
+def in_memory() -> Iterator[SqliteSession]:
+    """A store of its own that lives in memory and is gone at the end."""
+    with closing(sqlite.connect(":memory:", isolation_level=None)) as connection:
+        session = SqliteSession(connection)
+        migrations.migrate(session, "sqlite", "", before=0)
+        yield session
 
 
 def failure(error: Exception) -> MemoryMCPError:

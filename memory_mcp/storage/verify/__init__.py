@@ -1,0 +1,1 @@
+"""Checking a store against itself, and repairing what follows from its ledger."""
