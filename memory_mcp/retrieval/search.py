@@ -110,25 +110,24 @@ class Search:
         scores = None
         if index is not None:
             index.extend(fresh)
-            scores = self._similarities(query, vector)
-        hits = await self._store.read(lambda session: self._ranked(session, query, words, places, scores))
+            scores = _similarities(index, query, vector)
+        hits = await self._store.read(lambda session: self._ranked(session, query, words, places, index, scores))
         leg: Leg = "lexical" if vector is None else "hybrid" if words else "semantic"
         patterns = [hit.subject_id for hit in words if hit.kind == "pattern"]
         return Found(hits, patterns, leg, content_terms(query.text), self._store.degraded)
 
-    def _similarities(self, query: Query, vector: Vector | None) -> Vector | None:
-        index = self._semantic.index
-        if vector is None or index is None or not len(index):
-            return None
-        return index.similarities(vector, namespace_hash(query.namespace))
-
     def _ranked(
-        self, session: Session, query: Query, words: list[LexicalHit], places: Places, scores: Vector | None
+        self,
+        session: Session,
+        query: Query,
+        words: list[LexicalHit],
+        places: Places,
+        index: VectorIndex | None,
+        scores: Vector | None,
     ) -> list[Hit]:
         """The best episodes by both legs; `places` are those that the words have found."""
         worded = {name: score for name, score in lexical.by_episode(words).items() if name in places}
         similar: dict[str, float] = {}
-        index = self._semantic.index
         if scores is not None and index is not None:
             places = places | _nearest(session, query, index, scores)
             similar = index.best_of(scores, places)
@@ -145,6 +144,9 @@ class Search:
         steps = _matched_steps(words)
         hits = []
         for name in best:
+            if name not in headers:
+                # the store was replaced between the two halves of the search
+                continue
             relevance, from_words, from_meaning = fused[name]
             hits.append(
                 Hit(
@@ -173,8 +175,8 @@ class Search:
             for header in headers
             if header["episode_id"] not in query.exclude and query.where.allows(header)
         }
-        scores = self._similarities(query, vector)
         index = self._semantic.index
+        scores = _similarities(index, query, vector)
         similar = {} if scores is None or index is None else index.best_of(scores, known)
         wanted = set(content_terms(query.text))
         shared: dict[str, float] = {}
@@ -190,6 +192,12 @@ class Search:
         ]
         hits.sort(key=lambda hit: (-hit.score, hit.episode_id))
         return Found(hits[: query.limit], [], "cache", sorted(wanted), degraded=True)
+
+
+def _similarities(index: VectorIndex | None, query: Query, vector: Vector | None) -> Vector | None:
+    if vector is None or index is None or not len(index):
+        return None
+    return index.similarities(vector, namespace_hash(query.namespace))
 
 
 def _words(session: Session, query: Query) -> tuple[list[LexicalHit], Places]:
