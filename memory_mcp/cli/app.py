@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from memory_mcp import __version__
+from memory_mcp.cli.backup import backups
 from memory_mcp.cli.common import DataDir, Namespace, settings_from, stop
 from memory_mcp.errors import MemoryMCPError
 

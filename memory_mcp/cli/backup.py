@@ -69,10 +69,7 @@ def verify(
     home = settings_from(data_dir=data_dir).data_dir
     if (name is None) != every:
         raise stop(SettingsError("name one backup, or give --all"), 2)
-    if every:
-        chosen = _scan(home, place)
-    else:
-        chosen = [_find(name or "", home, place)]
+    chosen = _scan(home, place) if every else [_find(name or "", home, place)]
     try:
         findings = [finding for item in chosen for finding in backup.verify(item)]
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from memory_mcp.metrics import Metrics
 from memory_mcp.records.base import Json
 from memory_mcp.retrieval.semantic import Semantic
 from memory_mcp.storage import pattern_queries, queries
+from memory_mcp.storage.backup_schedule import ScheduledBackups
 from memory_mcp.storage.followers import Upkeep
 from memory_mcp.storage.learned import LEARNING
 from memory_mcp.storage.session import Session
@@ -37,6 +39,7 @@ class StatusService:
         upkeep: Upkeep,
         metrics: Metrics,
         data_dir: Path,
+        backups: ScheduledBackups,
     ) -> None:
         self._store = store
         self._semantic = semantic
@@ -44,9 +47,11 @@ class StatusService:
         self._upkeep = upkeep
         self._metrics = metrics
         self._data_dir = data_dir
+        self._backups = backups
 
     async def health(self) -> Json:
-        """`{overall, primary_storage, cache_storage, journal, memory_system}`; probes every part now."""
+        """`{overall, primary_storage, cache_storage, journal, memory_system}`; probes every part now. `backup` comes
+        with them where backups are scheduled or there are some."""
         primary, head = await self._primary()
         cache = self._cache(head)
         journal = self._journal()
@@ -55,7 +60,7 @@ class StatusService:
         overall: Status = "healthy" if all(part == "healthy" for part in parts) else "degraded"
         if primary["status"] == "unhealthy" and "unhealthy" in (cache["status"], journal["status"]):
             overall = "unhealthy"
-        return {
+        answer: Json = {
             "overall": overall,
             "version": __version__,
             "primary_storage": primary,
@@ -63,6 +68,13 @@ class StatusService:
             "journal": journal,
             "memory_system": system,
         }
+        try:
+            backup = await asyncio.to_thread(self._backups.health)
+        except OSError as error:
+            backup = {"error": f"the backups cannot be read: {error}"}
+        if backup is not None:
+            answer["backup"] = backup
+        return answer
 
     async def metrics(self, namespace: str, metric_type: str = "all") -> Json:
         """`{episodes, patterns, performance, storage}`, or the one that is asked for.
@@ -93,7 +105,9 @@ class StatusService:
             status: Status = "healthy"
         except MemoryMCPError as error:
             status = "unhealthy"
-            return {"status": status, "breaker": breaker.state, "error": error.message}, None
+            cause = error.__cause__ if isinstance(error.__cause__, MemoryMCPError) else error
+            told = {"error": error.message, "code": cause.code, "hint": cause.hint}
+            return {"status": status, "breaker": breaker.state, **told}, None
         return {
             "status": status,
             "engine": self._store.engine.name,

@@ -9,7 +9,6 @@ what it remembers is of another store. Then it takes the store's place in one st
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from contextlib import closing
@@ -190,7 +189,7 @@ def _replace_file(prepared: Path, database: Path) -> None:
             # a log of the old file would be taken for one of the new file
             beside.unlink(missing_ok=True)
         backup_files.sync(database.parent)
-        os.replace(prepared, database)
+        prepared.replace(database)
         backup_files.sync(database.parent)
     finally:
         presence.close()

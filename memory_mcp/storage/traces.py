@@ -88,9 +88,8 @@ def _orphans(directory: Path) -> int:
     finally:
         journal.close()
     created = {command.payload.get("episode", {}).get("episode_id") for command in commands}
-    return sum(
-        command.payload.get("episode_id") not in created for command in commands if "episode_id" in command.payload
-    )
+    wanted = [command.payload["episode_id"] for command in commands if "episode_id" in command.payload]
+    return sum(episode_id not in created for episode_id in wanted)
 
 
 def _has_content(path: Path) -> bool:
