@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(backups, name="backup")
 
 
 def _version(wanted: bool) -> None:

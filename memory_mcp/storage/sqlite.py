@@ -108,10 +108,10 @@ class SqliteEngine:
                 hint="Install sqlcipher3>=0.6.4.",
             )
         try:
+            await asyncio.to_thread(self._inspect)
             self._presence = Presence(self.path.with_suffix(".open"))
             if not await asyncio.to_thread(self._presence.share, self._lock_seconds):
                 raise StoreBusyError(f"{self.path} is being replaced by another process")
-            await asyncio.to_thread(self._inspect)
             self._lock = FileLock(self.path.with_suffix(".lock"))
             self._writer = await self._connect()
             await self._writer.unit(self._prepare)
