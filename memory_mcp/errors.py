@@ -23,6 +23,13 @@
     │   │   └── StoreCorruptError        store_corrupt
     │   ├── SchemaTooNewError            schema_too_new
     │   ├── CheckpointError              checkpoint_error
+    │   ├── StoreInUseError              store_in_use
+    │   ├── NetworkFileSystemError       network_file_system
+    │   ├── MigrationRefusedError        migration_refused
+    │   ├── BackupError                  backup_failed
+    │   │   ├── BackupNotFoundError      backup_not_found
+    │   │   └── BackupDamagedError       backup_damaged
+    │   ├── RestoreRefusedError          restore_refused
     │   └── CacheUnavailableError        cache_unavailable
     ├── EmbedderError                    embedder_error
     ├── ImportFormatError                import_format
@@ -205,6 +212,59 @@ class CheckpointError(StorageError):
     """A checkpoint or a key that cannot be read, written or used."""
 
     code = "checkpoint_error"
+
+
+class StoreInUseError(StorageError):
+    """Other processes have the store open, or hold it too long, for what was asked."""
+
+    code = "store_in_use"
+    default_hint = "End the memory-mcp processes that use this data directory, and repeat the command."
+
+
+class NetworkFileSystemError(StorageError):
+    """The data directory lies on a network file system, where neither locks nor shared memory can be relied on."""
+
+    code = "network_file_system"
+    default_hint = (
+        "Choose a --data-dir on a local disk; allow_network_file_system=true overrides this at your own risk."
+    )
+
+
+class MigrationRefusedError(StorageError):
+    """A store of an older version is left as it is, because no copy of it could be saved first."""
+
+    code = "migration_refused"
+    default_hint = "Make room in the data directory's backups folder, and start again; the store was not changed."
+
+
+class BackupError(StorageError):
+    """A backup could not be made or read."""
+
+    code = "backup_failed"
+    default_hint = "Nothing was left behind; earlier backups are as they were."
+
+
+class BackupNotFoundError(BackupError):
+    """No complete backup has this name, and no directory with this path is one."""
+
+    code = "backup_not_found"
+    default_hint = "See `memory-mcp backup list` for the names."
+
+
+class BackupDamagedError(BackupError):
+    """A backup does not hold what its manifest says."""
+
+    code = "backup_damaged"
+    default_hint = (
+        "Nothing was restored. Choose another backup; `memory-mcp backup verify --all` tells which are whole."
+    )
+
+
+class RestoreRefusedError(StorageError):
+    """The data directory holds a store that a restore would replace."""
+
+    code = "restore_refused"
+    default_hint = "With --force it is replaced; a copy of it is saved first."
 
 
 class CacheUnavailableError(StorageError):

@@ -27,6 +27,8 @@ from memory_mcp.services.history import HistoryService
 from memory_mcp.services.recall import RecallService
 from memory_mcp.services.status import StatusService
 from memory_mcp.settings import Settings
+from memory_mcp.storage import filesystem
+from memory_mcp.storage.backup_schedule import ScheduledBackups
 from memory_mcp.storage.cache import Cache
 from memory_mcp.storage.engine import Engine
 from memory_mcp.storage.followers import Upkeep
@@ -71,6 +73,8 @@ class Memory:
                 TextRecipe(),
                 lock_seconds=settings.lock_seconds,
                 busy_seconds=settings.busy_seconds,
+                synchronous=settings.synchronous,
+                clock=self.clock,
             ),
             Cache(data / "cache", "", boot_id(), entries=settings.cache_entries),
             Journal(data / "pending"),
@@ -99,6 +103,11 @@ class Memory:
         )
         self.upkeep.add(self.learner)
         self.upkeep.add(self.semantic)
+        self.backups = ScheduledBackups(
+            self.store, data, self.clock, hours=settings.backup_hours, keep=settings.backup_keep
+        )
+        if settings.backup_hours:
+            self.upkeep.add(self.backups)
         search = Search(self.store, self.semantic, self.clock)
         books = PatternBooks(self.store)
         guidance = Guidance(self.store, search, books)
@@ -110,7 +119,7 @@ class Memory:
         self.recall = RecallService(self.store, search, self.semantic, books)
         self.patterns = PatternService(self.store, books)
         self.status = StatusService(
-            self.store, self.semantic, self.learner, self.upkeep, self.leases, self.metrics, data
+            self.store, self.semantic, self.learner, self.upkeep, self.leases, self.metrics, data, self.backups
         )
 
     async def open(self) -> Self:
@@ -119,6 +128,8 @@ class Memory:
         Raises:
             SchemaTooNewError: the data directory was written by a newer version.
             StorageUnavailableError: the data directory cannot be made.
+            NetworkFileSystemError: it lies on a network.
+            MigrationRefusedError: the store is of an older version, and no copy of it can be saved.
         """
         try:
             self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -127,6 +138,8 @@ class Memory:
                 f"cannot make the data directory {self.settings.data_dir}: {error}",
                 hint="Choose another one with --data-dir.",
             ) from error
+        if not self.settings.allow_network_file_system:
+            filesystem.refuse_network(self.settings.data_dir)
         await self.store.open()
         self.semantic.start()
         self.upkeep.start()

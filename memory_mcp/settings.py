@@ -78,6 +78,22 @@ class Settings(BaseSettings):
     fast_start: bool = Field(
         default=True, description="Answer the handshake from a cached copy while the rest is being loaded."
     )
+    synchronous: Annotated[Literal["FULL", "NORMAL"], BeforeValidator(_upper)] = Field(
+        default="FULL",
+        description="FULL: what was acknowledged survives a power cut. NORMAL: faster; a power cut may take the last"
+        " moments, a crash of the program nothing.",
+    )
+    allow_network_file_system: bool = Field(
+        default=False,
+        description="Use a data directory on a network file system all the same, at your own risk: locks that do not"
+        " hold there damage the database.",
+    )
+    backup_hours: Annotated[float, Field(ge=0, le=8_760)] = Field(
+        default=0.0, description="Hours between the backups that the server makes by itself; 0: none."
+    )
+    backup_keep: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=7, description="How many backups stay when the server has made one; those made by hand count too."
+    )
     lock_seconds: Annotated[float, Field(gt=0, le=600)] = Field(
         default=5.0, description="How long a write waits for its turn between processes before SQLite decides."
     )

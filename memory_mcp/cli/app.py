@@ -10,6 +10,7 @@ import typer
 
 from memory_mcp import __version__
 from memory_mcp.cli import past
+from memory_mcp.cli.backup import backups
 from memory_mcp.cli.common import DataDir, Namespace, settings_from, stop
 from memory_mcp.cli.storage import storage
 from memory_mcp.errors import MemoryMCPError
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(backups, name="backup")
 
 
 def _version(wanted: bool) -> None:

@@ -62,6 +62,7 @@ class Guidance:
         self._search = search
         self._books = books
         self._near: OrderedDict[str, dict[str, float]] = OrderedDict()
+        store.on_replaced(self._near.clear)
 
     async def at_start(self, draft: EpisodeDraft, namespace: str, *, max_steps: int = playbooks.MAX_STEPS) -> Start:
         """Precedents (a success, and a failure that contrasts), playbook, pitfalls and forecast for a task.

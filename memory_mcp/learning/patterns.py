@@ -134,6 +134,7 @@ class PatternBooks:
         self._tallies: OrderedDict[str, Tally] = OrderedDict()
         self._books: OrderedDict[tuple[str, str, str], Book] = OrderedDict()
         self._loading = asyncio.Lock()
+        store.on_replaced(self._forget)
 
     async def book(self, namespace: str, domain: str = "", task_type: str = "") -> Book:
         """The patterns of a namespace; with a domain or task type, evidence from those episodes only.
@@ -143,23 +144,34 @@ class PatternBooks:
         """
         key = (namespace, domain, task_type)
         async with self._loading:
-            known = self._books.get(key)
+            books = self._books
+            known = books.get(key)
             if known is not None and self._store.store_breaker.state != "closed":
                 return known
             tally = await self._tally(namespace)
+            if self._books is not books:
+                books, known = self._books, None
             if known is None or known.version != tally.version:
                 known = await asyncio.to_thread(compile_book, tally, domain, task_type)
-            _keep(self._books, key, known, _BOOKS)
+            _keep(books, key, known, _BOOKS)
             return known
 
+    def _forget(self) -> None:
+        # new ones, because a reader may be about to add to the old ones
+        self._tallies, self._books = OrderedDict(), OrderedDict()
+
     async def _tally(self, namespace: str) -> Tally:
-        tally = self._tallies.get(namespace) or Tally()
+        tallies = self._tallies
+        tally = tallies.get(namespace) or Tally()
         change = await self._store.read(lambda session: tally.changes(session, namespace))
+        if self._tallies is not tallies:
+            # the change was counted from what another store had learned
+            return await self._tally(namespace)
         if change is not None:
             if change.whole:
                 tally = Tally()
             await asyncio.to_thread(tally.take, change)
-        _keep(self._tallies, namespace, tally, _TALLIES)
+        _keep(tallies, namespace, tally, _TALLIES)
         return tally
 
 

@@ -145,7 +145,7 @@ class Search:
         hits = []
         for name in best:
             if name not in headers:
-                # forgotten since it was found
+                # forgotten since it was found, or the store was replaced
                 continue
             relevance, from_words, from_meaning = fused[name]
             hits.append(

@@ -59,6 +59,7 @@ class Semantic:
         self._loaded = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
         self._queries: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        store.on_replaced(self._forget)
 
     def start(self) -> None:
         """Load the model behind everything else."""
@@ -197,6 +198,11 @@ class Semantic:
             self._fail(EmbedderError(f"the embedder cannot be loaded: {error}"))
         finally:
             self._loaded.set()
+
+    def _forget(self) -> None:
+        """Begin with an empty index: the vectors were those of another store."""
+        if self.index is not None:
+            self.index = VectorIndex(self.index.model_id, self.index.dimensions)
 
     def _fail(self, error: EmbedderError) -> None:
         self.state = "failed"

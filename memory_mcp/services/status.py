@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from memory_mcp.metrics import Metrics
 from memory_mcp.records.base import Json
 from memory_mcp.retrieval.semantic import Semantic
 from memory_mcp.storage import pattern_queries, queries
+from memory_mcp.storage.backup_schedule import ScheduledBackups
 from memory_mcp.storage.followers import Upkeep
 from memory_mcp.storage.learned import LEARNING
 from memory_mcp.storage.leases import Leases
@@ -39,6 +41,7 @@ class StatusService:
         leases: Leases,
         metrics: Metrics,
         data_dir: Path,
+        backups: ScheduledBackups,
     ) -> None:
         self._store = store
         self._semantic = semantic
@@ -47,9 +50,11 @@ class StatusService:
         self._leases = leases
         self._metrics = metrics
         self._data_dir = data_dir
+        self._backups = backups
 
     async def health(self) -> Json:
-        """`{overall, primary_storage, cache_storage, journal, memory_system}`; probes every part now."""
+        """`{overall, primary_storage, cache_storage, journal, memory_system}`; probes every part now. `backup` comes
+        with them where backups are scheduled or there are some."""
         primary, head = await self._primary()
         cache = self._cache(head)
         journal = self._journal()
@@ -59,7 +64,7 @@ class StatusService:
         helpers = (cache["status"], journal["status"])
         if self._store.damage is not None or (primary["status"] == "unhealthy" and "unhealthy" in helpers):
             overall = "unhealthy"
-        return {
+        answer: Json = {
             "overall": overall,
             "version": __version__,
             "primary_storage": primary,
@@ -67,6 +72,13 @@ class StatusService:
             "journal": journal,
             "memory_system": system,
         }
+        try:
+            backup = await asyncio.to_thread(self._backups.health)
+        except OSError as error:
+            backup = {"error": f"the backups cannot be read: {error}"}
+        if backup is not None:
+            answer["backup"] = backup
+        return answer
 
     async def metrics(self, namespace: str, metric_type: str = "all") -> Json:
         """`{episodes, patterns, performance, storage}`, or the one that is asked for.

@@ -40,6 +40,11 @@ class CacheGuard:
             _log.error("the cache cannot be opened: %s", error)
             self._breaker.trip(error)
 
+    def replaced(self, store_id: str) -> None:
+        """Forget what is known of the store so far, and open the cache for the one that has taken its place."""
+        self._missed = 0
+        self.open(store_id)
+
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         try:

@@ -16,6 +16,10 @@ class StoreFailure(StorageError):
     """The database itself failed (I/O, full disk), as opposed to a command that was refused."""
 
 
+class StoreMovedError(StoreFailure):
+    """The database file was deleted or replaced while it was open: what is written to it would be lost."""
+
+
 class StoreBusyError(StorageError):
     """Another process held the database for longer than a call waits. Waiting again would only double the wait."""
 
@@ -27,6 +31,7 @@ class Engine(Protocol):
     """A database that carries out commands and answers questions."""
 
     name: str
+    # as the last unit of work found it: another one means that the content was replaced by that of another store
     store_id: str
 
     async def open(self) -> None:

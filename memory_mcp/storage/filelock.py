@@ -6,10 +6,11 @@ advisory lock taken before `BEGIN IMMEDIATE` shares the turns out, and the kerne
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +27,22 @@ if sys.platform == "win32":  # pragma: no cover - this platform is not tested
     def _unlock(descriptor: int) -> None:
         with suppress(OSError):
             msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+    def _try_share(descriptor: int) -> bool:
+        # there are no shared locks here: every process takes a byte of its own
+        for place in range(_SHARES):
+            os.lseek(descriptor, place, os.SEEK_SET)
+            if _try_lock(descriptor):
+                return True
+        return False
+
+    def _try_all(descriptor: int) -> bool:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, _SHARES)
+        except OSError:
+            return False
+        return True
 else:
     import fcntl
 
@@ -40,8 +57,19 @@ else:
     def _unlock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
+    def _try_share(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            # a file system without locks has nobody to wait for
+            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+        return True
+
+    _try_all = _try_lock
+
 
 _POLL_SECONDS = 0.0005
+_SHARES = 4096
 
 
 class FileLock:
@@ -86,8 +114,36 @@ class FileLock:
 
     @staticmethod
     def _acquire(descriptor: int, until: float) -> bool:
-        while not _try_lock(descriptor):
-            if time.monotonic() >= until:
-                return False
-            time.sleep(_POLL_SECONDS)
-        return True
+        return _until(_try_lock, descriptor, until - time.monotonic())
+
+
+class Presence:
+    """A lock that many processes share as long as they have something open, and that one of them may hold alone.
+
+    The kernel frees it when its holder dies.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def share(self, deadline_seconds: float) -> bool:
+        """Be there, until `close`; False when somebody held it alone all the time."""
+        return _until(_try_share, self._descriptor, deadline_seconds)
+
+    def alone(self, deadline_seconds: float) -> bool:
+        """Hold it alone, until `close`; False when others were there all the time."""
+        return _until(_try_all, self._descriptor, deadline_seconds)
+
+    def close(self) -> None:
+        """Give it back."""
+        with suppress(OSError):
+            os.close(self._descriptor)
+
+
+def _until(attempt: Callable[[int], bool], descriptor: int, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while not attempt(descriptor):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True

@@ -190,9 +190,12 @@ class Upkeep:
             try:
                 if self._ailing() or self._clock.monotonic() >= next_sync:
                     await self.sync()
+                    if not self._ailing():
+                        # some are due by time, and not because something was written
+                        self.ring()
                     next_sync = self._clock.monotonic() + self._sync_seconds
                 # somebody has written, or the cache is another file
-                seen = (await self._store.engine.data_version(), self._store.cache.file)
+                seen = (await self._store.data_version(), self._store.cache.file)
                 if seen != known:
                     await self._follow_others()
                     known = seen

@@ -46,15 +46,20 @@ def known_version(session: Session) -> int:
     return int(row[0])
 
 
+def newest(engine: str) -> int:
+    """The schema version that this program writes."""
+    return max(statements(engine))
+
+
 def check(version: int, engine: str) -> None:
     """Refuse a schema that this program does not know.
 
     Raises:
         SchemaTooNewError: the store was written by a newer version of this program.
     """
-    newest = max(statements(engine))
-    if version > newest:
-        raise SchemaTooNewError(f"the store has schema version {version}; this program knows versions up to {newest}")
+    known = newest(engine)
+    if version > known:
+        raise SchemaTooNewError(f"the store has schema version {version}; this program knows versions up to {known}")
 
 
 def migrate(session: Session, engine: str, store_id: str, *, before: int) -> None:
@@ -65,13 +70,13 @@ def migrate(session: Session, engine: str, store_id: str, *, before: int) -> Non
     """
     check(before, engine)
     plan = statements(engine)
-    newest = max(plan)
+    last = max(plan)
     for version, steps in plan.items():
         if version > before:
             for statement in steps:
                 session.run(statement)
     if before == 0:
         session.run("INSERT INTO meta (key, value) VALUES ('store_id', $1)", store_id)
-        session.run("INSERT INTO meta (key, value) VALUES ('schema_version', $1)", str(newest))
-    elif before < newest:
-        session.run("UPDATE meta SET value = $1 WHERE key = 'schema_version'", str(newest))
+        session.run("INSERT INTO meta (key, value) VALUES ('schema_version', $1)", str(last))
+    elif before < last:
+        session.run("UPDATE meta SET value = $1 WHERE key = 'schema_version'", str(last))

@@ -12,18 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
 from sqlcipher3 import dbapi2 as sqlite
 
-from memory_mcp.errors import InternalError, MemoryMCPError
+from memory_mcp.clock import Clock, SystemClock
+from memory_mcp.errors import BackupError, InternalError, MemoryMCPError, MigrationRefusedError
 from memory_mcp.records.ledger import Command, Written
-from memory_mcp.storage import migrations, queries, sqlite_file
-from memory_mcp.storage.engine import StoreFailure
+from memory_mcp.storage import backup, migrations, queries, sqlite_file, traces
+from memory_mcp.storage.engine import StoreBusyError, StoreFailure, StoreMovedError
 from memory_mcp.storage.erasure import ERASURE
-from memory_mcp.storage.filelock import FileLock
-from memory_mcp.storage.learned import FOLLOWER_OPERATIONS
+from memory_mcp.storage.filelock import FileLock, Presence
+from memory_mcp.storage.learned import FOLLOWER_OPERATIONS, CursorMovedError
 from memory_mcp.storage.operations import OPERATIONS, result_of
 from memory_mcp.storage.revisions import REVISIONS
 from memory_mcp.storage.session import Session
@@ -34,6 +35,10 @@ T = TypeVar("T")
 
 SAFE_SQLITE = (3, 51, 3)
 MAX_GROUP = 256
+
+Synchronous = Literal["FULL", "NORMAL"]
+
+_MIGRATION_SECONDS = 600.0
 
 _HANDLERS = OPERATIONS | FOLLOWER_OPERATIONS | REVISIONS | ERASURE
 
@@ -56,12 +61,22 @@ class SqliteEngine:
         lock_seconds: how long a write waits for its turn between processes before it relies on SQLite alone.
         busy_seconds: how long SQLite itself waits for a lock.
         readers: number of reading connections.
+        synchronous: FULL keeps every commit through a power cut; NORMAL may lose the last ones, and nothing else.
+        clock: what the copy before a migration is dated by.
     """
 
     name = "sqlite"
 
     def __init__(
-        self, path: Path, recipe: Recipe, *, lock_seconds: float = 5.0, busy_seconds: float = 5.0, readers: int = 2
+        self,
+        path: Path,
+        recipe: Recipe,
+        *,
+        lock_seconds: float = 5.0,
+        busy_seconds: float = 5.0,
+        readers: int = 2,
+        synchronous: Synchronous = "FULL",
+        clock: Clock | None = None,
     ) -> None:
         self.path = path
         self.store_id = ""
@@ -69,6 +84,12 @@ class SqliteEngine:
         self._lock_seconds = lock_seconds
         self._busy_seconds = busy_seconds
         self._reader_count = readers
+        self._synchronous = synchronous
+        self._clock = clock or SystemClock()
+        self._presence: Presence | None = None
+        self._file = (0, 0)
+        self._outdated = False
+        self._foreign = False
         self._index = Fts5Index()
         self._lock: FileLock | None = None
         self._writer: Connection | None = None
@@ -90,6 +111,9 @@ class SqliteEngine:
             )
         try:
             await asyncio.to_thread(self._inspect)
+            self._presence = Presence(self.path.with_suffix(".open"))
+            if not await asyncio.to_thread(self._presence.share, self._lock_seconds):
+                raise StoreBusyError(f"{self.path} is being replaced by another process")
             self._lock = FileLock(self.path.with_suffix(".lock"))
             self._writer = await self._connect()
             await self._writer.unit(self._prepare)
@@ -112,6 +136,7 @@ class SqliteEngine:
         writer, self._writer = self._writer, None
         readers, self._all_readers = self._all_readers, []
         lock, self._lock = self._lock, None
+        presence, self._presence = self._presence, None
         try:
             if self._flushing is not None:
                 await asyncio.wait([self._flushing])
@@ -119,8 +144,9 @@ class SqliteEngine:
                 if connection is not None:
                     await _close(connection)
         finally:
-            if lock is not None:
-                lock.close()
+            for held in (lock, presence):
+                if held is not None:
+                    held.close()
 
     async def read(self, work: Callable[[Session], T]) -> T:
         """Run a reading unit of work on a reader's thread; it sees one consistent snapshot.
@@ -130,11 +156,13 @@ class SqliteEngine:
         """
         if not self._all_readers:
             raise StoreFailure("the store is not open")
-        reader = await self._readers.get()
+        # whoever closes and opens the engine meanwhile gets readers of its own
+        readers = self._readers
+        reader = await readers.get()
         try:
-            return await reader.unit(lambda session: _snapshot(session, work))
+            return await reader.unit(lambda session: self._snapshot(session, work))
         finally:
-            self._readers.put_nowait(reader)
+            readers.put_nowait(reader)
 
     async def write(self, command: Command, *, replayed: bool = False) -> Written:
         """Carry out a command; returns when it is durable. Commands that arrive together share a transaction.
@@ -181,6 +209,7 @@ class SqliteEngine:
         """A number that changes when another connection or process has committed."""
         if not self._all_readers:
             raise StoreFailure("the store is not open")
+        self._check_in_place()
         row = await self._all_readers[0].unit(lambda session: session.one("PRAGMA data_version"))
         return int(row[0]) if row else 0
 
@@ -195,7 +224,7 @@ class SqliteEngine:
     def _connector(self) -> Any:
         connection = sqlite.connect(str(self.path), timeout=self._busy_seconds, isolation_level=None)
         for pragma in (
-            "synchronous = FULL",
+            f"synchronous = {self._synchronous}",
             "foreign_keys = ON",
             "trusted_schema = OFF",
             "cache_size = -8000",
@@ -208,28 +237,71 @@ class SqliteEngine:
         """Refuse a file that is not ours or too new, before anything is written to it."""
         try:
             with sqlite_file.reading(self.path, self._busy_seconds) as connection:
-                if connection is not None:
-                    migrations.check(_schema_version(SqliteSession(connection)), self.name)
+                if connection is None:
+                    traces.check_absent(self.path, known=bool(self.store_id))
+                else:
+                    version = _schema_version(SqliteSession(connection))
+                    migrations.check(version, self.name)
+                    self._outdated = 0 < version < migrations.newest(self.name)
         except sqlite.Error as error:
             raise failure(error) from error
 
     def _prepare(self, session: SqliteSession) -> None:
         assert self._lock is not None
-        with self._lock.held(self._lock_seconds):
+        # a migration copies the store first, which takes as long as the store is large: all others wait for it
+        # rather than fail, and only a process that was stopped in the middle of it lets them give up
+        patience = max(self._lock_seconds, _MIGRATION_SECONDS if self._outdated else 0.0)
+        session.run(f"PRAGMA busy_timeout = {int(1000 * max(patience, self._busy_seconds))}")
+        with self._lock.held(patience):
             # two processes must not switch at once: this statement does not wait for a lock
             mode = session.one("PRAGMA journal_mode = WAL")
             if mode is None or mode[0] != "wal":
                 raise StoreFailure("the file system of the data directory cannot do write-ahead logging")
             session.run("BEGIN IMMEDIATE")
             try:
-                migrations.migrate(session, self.name, uuid4().hex, before=_schema_version(session))
-                row = session.one("SELECT value FROM meta WHERE key = 'store_id'")
+                before = _schema_version(session)
+                self._save_before_migration(before)
+                migrations.migrate(session, self.name, uuid4().hex, before=before)
+                self._identify(session)
                 session.run("COMMIT")
             except BaseException:
                 _rollback(session)
                 raise
-        assert row is not None
+        session.run(f"PRAGMA busy_timeout = {int(1000 * self._busy_seconds)}")
+        self._file = _identity(self.path)
+
+    def _save_before_migration(self, before: int) -> None:
+        after = migrations.newest(self.name)
+        if not 0 < before < after:
+            return
+        try:
+            backup.save_before_migration(self.path, before, after, self._clock)
+        except (BackupError, OSError) as error:
+            raise MigrationRefusedError(
+                f"the store has schema version {before} and is left so: no copy can be saved before it gets version"
+                f" {after}: {error}"
+            ) from error
+
+    def _identify(self, session: Session) -> None:
+        row = session.one("SELECT value FROM meta WHERE key = 'store_id'")
+        if row is None:
+            raise StoreFailure("the store has no identity")
         self.store_id = str(row[0])
+
+    def _check_in_place(self) -> None:
+        """What is written to a file that somebody has deleted or replaced would be gone with this process."""
+        if _identity(self.path) != self._file:
+            raise StoreMovedError(f"{self.path} was deleted or replaced while it was open")
+
+    def _snapshot(self, session: Session, work: Callable[[Session], T]) -> T:
+        self._check_in_place()
+        session.run("BEGIN")
+        try:
+            self._identify(session)
+            return work(session)
+        finally:
+            # nothing was written; a rollback works also where the work failed
+            _rollback(session)
 
     async def _flush(self, writer: Connection, lock: FileLock) -> None:
         while self._waiting:
@@ -260,8 +332,13 @@ class SqliteEngine:
         with lock.held(self._lock_seconds) as in_turn:
             if not in_turn:
                 _log.warning("no turn to write within %s s; relying on SQLite's own lock", self._lock_seconds)
+            self._check_in_place()
             session.run("BEGIN IMMEDIATE")
             try:
+                known = self.store_id
+                self._identify(session)
+                # what a follower has worked out of another store does not belong in this one
+                self._foreign = self.store_id != known
                 for waiting in group:
                     outcomes.append(self._carry_out(session, waiting))
                 session.run("COMMIT")
@@ -272,6 +349,8 @@ class SqliteEngine:
 
     def _carry_out(self, session: SqliteSession, waiting: _Waiting) -> Written | MemoryMCPError:
         command = waiting.command
+        if self._foreign and command.operation in FOLLOWER_OPERATIONS:
+            return CursorMovedError("the store was replaced by another one")
         if waiting.replayed and (known := queries.written(session, command.write_id)):
             return Written(result_of(known), known)
         transaction = Transaction(session, command, self._recipe, self._index)
@@ -310,13 +389,13 @@ def _only_read(session: SqliteSession) -> None:
     session.run("PRAGMA cache_size = -32000")
 
 
-def _snapshot(session: Session, work: Callable[[Session], T]) -> T:
-    session.run("BEGIN")
+def _identity(path: Path) -> tuple[int, int]:
+    """Device and inode of a file; zeros where there is none."""
     try:
-        return work(session)
-    finally:
-        # nothing was written; a rollback works also where the work failed
-        _rollback(session)
+        stat = path.stat()
+    except OSError:
+        return (0, 0)
+    return (stat.st_dev, stat.st_ino)
 
 
 def _rollback(session: Session) -> None:

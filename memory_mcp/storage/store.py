@@ -25,7 +25,7 @@ from memory_mcp.storage import queries
 from memory_mcp.storage.breaker import CircuitBreaker, with_retries
 from memory_mcp.storage.cache import Cache
 from memory_mcp.storage.cache_guard import CacheGuard
-from memory_mcp.storage.engine import STORE_FAILURES, Engine, StoreFailure
+from memory_mcp.storage.engine import STORE_FAILURES, Engine, StoreFailure, StoreMovedError
 from memory_mcp.storage.fold import fold
 from memory_mcp.storage.journal import Journal
 from memory_mcp.storage.pending import Pending
@@ -90,6 +90,9 @@ class Store:
         self._opening = asyncio.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._messengers: list[Callable[[], None]] = []
+        self._replaced_listeners: list[Callable[[], None]] = []
+        self._store_id = ""
+        self._failure: MemoryMCPError | None = None
         self._guard = CacheGuard(cache, self.cache_breaker)
         self._pending = Pending(journal, clock, partial(self._commit, replayed=True))
 
@@ -145,6 +148,23 @@ class Store:
     def on_commit(self, messenger: Callable[[], None]) -> None:
         """Have `messenger` called, on the event loop, after every commit, also one that left no entry in the ledger."""
         self._messengers.append(messenger)
+
+    def on_replaced(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called, on the event loop, when another store has taken this one's place (a restore):
+        whatever is remembered of the old one, its ledger positions too, must be dropped."""
+        self._replaced_listeners.append(listener)
+
+    async def data_version(self) -> int:
+        """A number that changes when somebody else has committed.
+
+        Raises:
+            StoreFailure: the database failed.
+        """
+        try:
+            return await self.engine.data_version()
+        except StoreMovedError:
+            self._opened = False
+            raise
 
     async def write(self, command: Command) -> Written:
         """Carry out a command, or keep it durably until the store can.
@@ -316,18 +336,31 @@ class Store:
             if self.damage is not None:
                 raise StoreCorruptError(self.damage.message, hint=self.damage.hint)
             raise StorageUnavailableError(
-                f"the store is out of order ({breaker.last_error}); the next trial is in {breaker.retry_after:.0f} s"
-            )
+                f"the store is out of order ({breaker.last_error}); the next trial is in {breaker.retry_after:.0f} s",
+                hint=self._failure.hint if self._failure else "",
+            ) from self._failure
+
+        async def watched() -> T:
+            try:
+                answer = await call()
+            except StoreMovedError:
+                # the next attempt opens what lies there now
+                self._opened = False
+                raise
+            self._notice_replacement()
+            return answer
+
         try:
             answer = await with_retries(
-                call, retry_on=StoreFailure, clock=self._clock, attempts=self._attempts, rng=self._rng
+                watched, retry_on=StoreFailure, clock=self._clock, attempts=self._attempts, rng=self._rng
             )
         except STORE_FAILURES as error:
             breaker.failure(error)
+            self._failure = error
             if isinstance(error, StoreCorruptError):
                 self.damage = StoreCorruptError(error.message, hint=error.hint)
                 raise
-            raise StorageUnavailableError(f"the store is out of order: {error}") from error
+            raise StorageUnavailableError(f"the store is out of order: {error}", hint=error.hint) from error
         except MemoryMCPError:
             breaker.success()
             raise
@@ -342,8 +375,11 @@ class Store:
             return
         async with self._opening:
             if not self._opened:
+                # connections to a file that was taken away may be left
+                await self.engine.close()
                 await self.engine.open()
                 try:
+                    self._notice_replacement()
                     self._guard.open(self.engine.store_id)
                     head = await self.engine.read(queries.head_position)
                     self._applied(head)
@@ -355,6 +391,16 @@ class Store:
                     raise
                 self._opened = True
                 self.damage = None
+
+    def _notice_replacement(self) -> None:
+        found = self.engine.store_id
+        known, self._store_id = self._store_id, found
+        if known in ("", found):
+            return
+        _log.warning("the store was replaced by another one; everything remembered of it is dropped")
+        self._guard.replaced(found)
+        for listener in (*self._replaced_listeners, *self._listeners):
+            listener()
 
     async def _fill(self, head: int) -> None:
         """Fill an empty cache with what was written last; anything else comes with the first read."""
