@@ -25,6 +25,7 @@ from memory_mcp.services.episodes import EpisodeService
 from memory_mcp.services.forgetting import ForgetService
 from memory_mcp.services.history import HistoryService
 from memory_mcp.services.recall import RecallService
+from memory_mcp.services.retention import Retention
 from memory_mcp.services.status import StatusService
 from memory_mcp.settings import Settings
 from memory_mcp.storage import filesystem
@@ -103,6 +104,10 @@ class Memory:
         )
         self.upkeep.add(self.learner)
         self.upkeep.add(self.semantic)
+        self.retention = Retention(
+            self.store, self.clock, self.ids, self.leases, settings.retention, settings.retention_seconds
+        )
+        self.upkeep.add(self.retention)
         self.backups = ScheduledBackups(
             self.store, data, self.clock, hours=settings.backup_hours, keep=settings.backup_keep
         )

@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from memory_mcp.errors import SettingsError
+from memory_mcp.records.retention import RetentionRule
 
 APPLICATION = "memory-mcp"
 PREFIX = "MEMORY_MCP_"
@@ -122,6 +123,15 @@ class Settings(BaseSettings):
     )
     cache_entries: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=4_096, description="Decoded values of the cache that a process keeps."
+    )
+    retention: dict[str, RetentionRule] = Field(
+        default={},
+        description="What each namespace keeps: bounds `max_age_days`, `max_episodes`, `max_bytes` and `min_reward` by"
+        " namespace, by `team/*`, or by `*` for all others. What lies beyond a bound is forgotten; open episodes never"
+        " are.",
+    )
+    retention_seconds: Annotated[float, Field(gt=0, le=604_800)] = Field(
+        default=3_600.0, description="How often the rules of retention are applied."
     )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
         default="WARNING", description="Least level of what is logged to stderr and to the log file."

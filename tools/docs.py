@@ -211,9 +211,14 @@ def _python_type(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_python_type(part) for part in typing.get_args(annotation))
-    return {"Path": "path", "str": "text", "int": "whole number", "float": "number", "bool": "yes or no"}.get(
-        annotation.__name__, annotation.__name__
-    )
+    return {
+        "Path": "path",
+        "str": "text",
+        "int": "whole number",
+        "float": "number",
+        "bool": "yes or no",
+        "dict": "table",
+    }.get(annotation.__name__, annotation.__name__)
 
 
 def _range(metadata: list[Any]) -> str:

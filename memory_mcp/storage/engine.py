@@ -54,6 +54,10 @@ class Engine(Protocol):
         """Give free pages back, and leave nothing of what was erased; False when a part of that was hindered."""
         ...
 
+    def wasteful(self, session: Session) -> bool:
+        """Whether so much of the database is free that `compact` pays."""
+        ...
+
     async def empty_log(self) -> bool:
         """Empty the write-ahead log; False when somebody still reads from it."""
         ...

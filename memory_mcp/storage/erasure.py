@@ -9,6 +9,7 @@ from __future__ import annotations
 from memory_mcp.errors import EpisodeNotFoundError
 from memory_mcp.records.base import Json
 from memory_mcp.storage import queries
+from memory_mcp.storage.leases import take_lease
 from memory_mcp.storage.operations import Handler
 from memory_mcp.storage.revisions import counted, note_state, take_out, unknown_effects
 from memory_mcp.storage.transaction import Transaction
@@ -17,16 +18,18 @@ from memory_mcp.storage.transaction import Transaction
 def forget(tx: Transaction, payload: Json) -> None:
     """`{episode_ids, reason, effects, open, redact}`: erase episodes.
 
-    With `open` false an open one is left alone. With `redact` other episodes forget what they were shown of these; that
-    is for secrets, and not for room.
+    With `open` false what is open or gone already is left alone. With `redact` other episodes forget what they were
+    shown of these; that is for secrets, and not for room.
     """
+    if "claim" in payload:
+        take_lease(tx, payload["claim"])
     forgotten: dict[str, int] = {}
     orphans: set[str] = set()
     for episode_id in payload["episode_ids"]:
         current = queries.episode(tx.session, tx.command.namespace, episode_id)
         if current is None and not queries.history(tx.session, tx.command.namespace, episode_id):
             raise EpisodeNotFoundError(f"there is no episode {episode_id!r} in namespace {tx.command.namespace!r}")
-        if current is not None and current["status"] == "open" and not payload["open"]:
+        if not payload["open"] and (current is None or current["status"] == "open"):
             continue
         if current is not None:
             orphans.update(take_out(tx, current, payload))

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from memory_mcp.records.ledger import namespace_hash
+from memory_mcp.records.retention import RetentionRule
 from memory_mcp.storage.session import Session
 
 EVERY = "*"
 _DAY = 86_400_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What a namespace keeps. None: no such bound.
-
-    Attributes:
-        max_age_days: days since the end of an episode.
-        max_episodes: closed episodes, the newest ones.
-        max_bytes: bytes of their content in the ledger, the newest ones.
-        min_reward: the least reward of an episode that was learned from.
-    """
-
-    max_age_days: float | None = None
-    max_episodes: int | None = None
-    max_bytes: int | None = None
-    min_reward: float | None = None
-
-
-def rule_for(namespace: str, rules: dict[str, Rule]) -> Rule | None:
+def rule_for(namespace: str, rules: dict[str, RetentionRule]) -> RetentionRule | None:
     """The rule of a namespace: its own, else that of the nearest `…/*` above it, else that of `*`."""
     if namespace in rules:
         return rules[namespace]
@@ -40,7 +22,7 @@ def rule_for(namespace: str, rules: dict[str, Rule]) -> Rule | None:
     return rules.get(EVERY)
 
 
-def no_longer_kept(session: Session, namespace: str, rule: Rule, now: int, limit: int) -> list[str]:
+def no_longer_kept(session: Session, namespace: str, rule: RetentionRule, now: int, limit: int) -> list[str]:
     """Ids of closed episodes that a rule no longer keeps at a time in microseconds, oldest first, at most `limit`."""
     ns_hash = namespace_hash(namespace)
     found: dict[str, int] = {}
@@ -54,7 +36,7 @@ def no_longer_kept(session: Session, namespace: str, rule: Rule, now: int, limit
     return sorted(found, key=lambda name: (found[name], name))[:limit]
 
 
-def _too_old(session: Session, ns_hash: int, rule: Rule, now: int, limit: int) -> list[tuple[str, int]]:
+def _too_old(session: Session, ns_hash: int, rule: RetentionRule, now: int, limit: int) -> list[tuple[str, int]]:
     if rule.max_age_days is None:
         return []
     return _pairs(
@@ -68,7 +50,7 @@ def _too_old(session: Session, ns_hash: int, rule: Rule, now: int, limit: int) -
     )
 
 
-def _too_poor(session: Session, ns_hash: int, rule: Rule, limit: int) -> list[tuple[str, int]]:
+def _too_poor(session: Session, ns_hash: int, rule: RetentionRule, limit: int) -> list[tuple[str, int]]:
     if rule.min_reward is None:
         return []
     return _pairs(
@@ -82,7 +64,7 @@ def _too_poor(session: Session, ns_hash: int, rule: Rule, limit: int) -> list[tu
     )
 
 
-def _too_many(session: Session, ns_hash: int, rule: Rule, limit: int) -> list[tuple[str, int]]:
+def _too_many(session: Session, ns_hash: int, rule: RetentionRule, limit: int) -> list[tuple[str, int]]:
     if rule.max_episodes is None:
         return []
     row = session.one("SELECT count(*) FROM episodes WHERE ns_hash = $1 AND status <> 'open'", ns_hash)
@@ -97,7 +79,7 @@ def _too_many(session: Session, ns_hash: int, rule: Rule, limit: int) -> list[tu
     )
 
 
-def _too_much(session: Session, ns_hash: int, rule: Rule) -> list[tuple[str, int]]:
+def _too_much(session: Session, ns_hash: int, rule: RetentionRule) -> list[tuple[str, int]]:
     if rule.max_bytes is None:
         return []
     return _pairs(

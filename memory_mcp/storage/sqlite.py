@@ -189,6 +189,10 @@ class SqliteEngine:
         """
         return await self._alone(sqlite_file.compact)
 
+    def wasteful(self, session: Session) -> bool:
+        """Whether a quarter of the file is free pages, and not only a few of them."""
+        return sqlite_file.wasteful(session)
+
     async def empty_log(self) -> bool:
         """Empty the write-ahead log; False when another process still reads from it."""
         return await self._alone(sqlite_file.empty_log)

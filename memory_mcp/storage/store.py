@@ -286,6 +286,10 @@ class Store:
 
         return await self._guarded(call, self.write_breaker)
 
+    async def wasteful(self) -> bool:
+        """Whether so much of the database is free pages that `compact` is worth its work."""
+        return await self.read(self.engine.wasteful)
+
     async def rebuild_cache(self) -> None:
         """Make the cache anew, so that nothing that was erased is left in its pages."""
         self.from_cache(self.cache.rebuild)

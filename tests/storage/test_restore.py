@@ -177,7 +177,7 @@ async def test_a_memory_that_is_open_forgets_the_store_that_was_replaced(open_me
     known = memory.store.engine.store_id
     units = await memory.store.read(lambda session: session.all("SELECT max(unit_id) FROM units"))
     done = restore(made, settings.data_dir, clock=SystemClock(), force=True)
-    await eventually(lambda: memory.store.engine.store_id == done.store_id)
+    await eventually(lambda: memory.store.cache.store_id == done.store_id)
     assert done.store_id != known
     assert memory.store.cache.store_id == done.store_id
     assert await tools_of(memory, old) == ["git", "make"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from mcp import Client
 from sqlcipher3 import dbapi2 as sqlite
 
 from memory_mcp.errors import SchemaTooNewError, StorageUnavailableError
@@ -16,6 +17,7 @@ from memory_mcp.memory import Memory
 from memory_mcp.records.episode import EpisodeDraft, StepDraft
 from memory_mcp.settings import Settings
 from memory_mcp.storage import queries
+from memory_mcp.storage.cache import sealed
 from memory_mcp.storage.journal import Journal
 from memory_mcp.storage.verify.findings import Finding
 from tests.conftest import PATIENCE, call, connected, in_repository
@@ -134,7 +136,8 @@ def change_cache(data_dir: Path, prefix: bytes, old: bytes, new: bytes) -> int:
     with closing(lmdb.open(str(data_dir / "cache"), map_size=1 << 28)) as env, env.begin(write=True) as txn:
         for name, value in list(txn.cursor()):
             if name.startswith(prefix) and old in value:
-                txn.put(name, value.replace(old, new))
+                version, payload = int.from_bytes(value[:8]), value[12:]
+                txn.put(name, sealed(name, version, payload.replace(old, new)))
                 changed += 1
     return changed
 
@@ -250,6 +253,12 @@ async def test_beside_servers_that_write_a_sound_store_has_no_finding(store: Pat
     positions = [report.position for report in reports]
     assert positions[0] < positions[-1]
     assert [told(report) for report in reports] == [[]] * 5
+
+
+async def _meaning_is_ready(client: Client) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while (await call(client, "health_check"))["memory_system"]["semantic_search"] != "ready":  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def test_after_a_repair_the_server_answers_as_before(store: Path) -> None:
