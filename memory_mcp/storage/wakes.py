@@ -69,8 +69,10 @@ class Wakes:
         return self._socket is not None
 
     def open(self, listener: Callable[[bool], None]) -> bool:
-        """Bind the socket; False where there can be none. `listener` is called for every burst of wakes, with True when
-        this process was asked to lead on."""
+        """Bind the socket; False where there can be none.
+
+        `listener` is called for every burst of wakes, with True when this process was asked to go on with what it leads.
+        """
         self.close()
         self._listener = listener
         try:
