@@ -98,13 +98,13 @@ class Settings(BaseSettings):
     )
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
         default=0.25,
-        description="How often a process looks for writes of other processes that have not told it of them; where they can,"
-        " once in a second is enough.",
+        description="How often a process looks for writes that other processes have not told it of; where they can tell"
+        " it, once in a second is enough.",
     )
     lease_seconds: Annotated[float, Field(ge=0.1, le=60)] = Field(
         default=3.0,
-        description="How long background work that only one process at a time may do is left to the one that did it last,"
-        " and how long the others wait for one that hangs; one that has died is replaced at once.",
+        description="How long work that one process at a time may do is left to the one that did it last, and how long"
+        " the others wait for one that hangs; one that has died is replaced at once.",
     )
     cache_entries: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=4_096, description="Decoded values of the cache that a process keeps."

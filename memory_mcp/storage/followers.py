@@ -209,16 +209,16 @@ class Upkeep:
                     await self._follow_others()
                     self._ring_others()
                     known = seen
+                if self._wakes is not None:
+                    self._wakes.ensure()
                 self._failing.pop("sync", None)
             except Exception as error:  # noqa: BLE001 - as above
                 self._failed("sync", error)
-            if self._wakes is not None:
-                self._wakes.ensure()
             await self._clock.sleep(self._pause())
 
     def _pause(self) -> float:
-        working = self._wakes is not None and self._wakes.working
-        return max(self._poll_seconds, _POLL_WITH_WAKES) if working else self._poll_seconds
+        told = self._wakes is not None and self._wakes.working and not self._ailing()
+        return max(self._poll_seconds, _POLL_WITH_WAKES) if told else self._poll_seconds
 
     def _ailing(self) -> bool:
         store = self._store
