@@ -151,6 +151,10 @@ async def test_a_socket_that_was_swept_away_is_bound_again(start: Start, tmp_pat
     await eventually(lambda: two.bursts)
 
 
+def inside(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
 def deep(directory: Path) -> Path:
     path = directory
     while len(os.fsencode(path)) < 200:
@@ -166,9 +170,9 @@ async def test_a_long_path_has_its_sockets_in_the_temporary_directory(
         monkeypatch.setattr(tempfile, "tempdir", short)
         data = deep(tmp_path)
         one, two = Ear(data), Ear(data)
-        (directory,) = Path(short).iterdir()
+        (directory,) = inside(Path(short))
         assert directory.stat().st_mode & 0o777 == 0o700
-        assert len(list(directory.iterdir())) == 2
+        assert len(inside(directory)) == 2
         one.wakes.send()
         await eventually(lambda: two.bursts)
         other = Ear(deep(tmp_path / "other"))
@@ -182,7 +186,7 @@ async def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path, m
         monkeypatch.setattr(tempfile, "tempdir", short)
         data = deep(tmp_path)
         Ear(data).wakes.close()
-        (directory,) = Path(short).iterdir()
+        (directory,) = inside(Path(short))
         directory.chmod(0o777)
         wakes = Wakes(data)
         assert not wakes.open(lambda _: None)
