@@ -114,12 +114,14 @@ class Settings(BaseSettings):
         default=300.0, description="How often the cache is compared with the ledger even if nothing seems to happen."
     )
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
-        default=0.25, description="How often a process looks for writes of other processes."
+        default=0.25,
+        description="How often a process looks for writes that other processes have not told it of; where they can tell"
+        " it, once in a second is enough.",
     )
     lease_seconds: Annotated[float, Field(ge=0.1, le=60)] = Field(
         default=3.0,
-        description="How long other processes leave learning and other background work to the process that did it last,"
-        " and wait for one that hangs; one that has died is replaced at once.",
+        description="How long work that one process at a time may do is left to the one that did it last, and how long"
+        " the others wait for one that hangs; one that has died is replaced at once.",
     )
     cache_entries: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=4_096, description="Decoded values of the cache that a process keeps."

@@ -21,7 +21,7 @@ from memory_mcp.records.episode import Episode, episode_from
 from memory_mcp.records.ledger import Command, LedgerEntry
 from memory_mcp.storage import queries
 from memory_mcp.storage.learned import LEARNING, CursorMovedError
-from memory_mcp.storage.leases import Lease, LeaseLostError, Leases, Turn
+from memory_mcp.storage.leases import Lease, LeaseLostError, Leases
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.store import Store
 
@@ -56,7 +56,8 @@ class Learner:
                 return False
             for entry in waiting:
                 try:
-                    await self._learn(entry, cursor, turn)
+                    last = entry is waiting[-1] and len(waiting) < _BATCH
+                    await self._learn(entry, cursor, turn.claim(last=last))
                 except (CursorMovedError, LeaseLostError) as error:
                     self.refused += 1
                     _log.debug("another process has learned from %s: %s", entry.subject_id, error)
@@ -79,12 +80,12 @@ class Learner:
         entries.sort(key=lambda entry: entry.position)
         return self.lead.look(session), cursor, entries[:_BATCH]
 
-    async def _learn(self, entry: LedgerEntry, cursor: int, turn: Turn) -> None:
+    async def _learn(self, entry: LedgerEntry, cursor: int, claim: Json) -> None:
         def load(session: Session) -> tuple[Json | None, History]:
             return queries.episode(session, entry.namespace, entry.subject_id), History.load(session, entry.namespace)
 
         found, history = await self._store.read(load)
-        move = {"name": LEARNING, "from": cursor, "to": entry.position, "claim": turn.claim()}
+        move = {"name": LEARNING, "from": cursor, "to": entry.position, "claim": claim}
         if found is None or found["status"] != "completed" or found["reward"] is not None:
             # forgotten or taken back since, or put back with all that was learned from it
             await self._store.write_derived(self._command("cursor.move", entry, {"cursor": move}))

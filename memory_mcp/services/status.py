@@ -173,6 +173,7 @@ class StatusService:
             "writes": dict(self._store.writes),
             "cache": {"hits": self._store.cache.hits, "misses": self._store.cache.misses},
             "learned": self._learner.learned,
+            "learning_refused": self._learner.refused,
             "uptime_seconds": round(self._metrics.uptime_seconds, 1),
             "resident_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
             "process_id": os.getpid(),

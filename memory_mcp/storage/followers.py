@@ -25,7 +25,7 @@ _FAILURE_PAUSE = 1.0
 # where wakes work, the poll only finds what a process committed just before it died
 _POLL_WITH_WAKES = 1.0
 # a process that writes all the time is not followed more closely than this
-_WAKE_SPACING = 0.05
+_WAKE_SPACING = 0.02
 # work of another process is left to that process for so long: it is at it already, most of the time
 _PATIENCE = 0.1
 
@@ -75,6 +75,8 @@ class Upkeep:
         self._tasks: list[asyncio.Task[None]] = []
         self._late: asyncio.TimerHandle | None = None
         self._started = False
+        # where the cache stood when this process looked last
+        self._level = 0
         # what is failing right now, so that the log tells it once
         self._failing: dict[str, type[Exception]] = {}
 
@@ -165,15 +167,25 @@ class Upkeep:
             await self._woken.wait()
             self._woken.clear()
             try:
-                await self._follow_others()
+                if not self._cache_moved():
+                    await self._follow_others()
+                self._ring_others()
             except Exception as error:  # noqa: BLE001 - as above; the watch tries again
                 self._failed("sync", error)
             # this paces the work, whatever the program takes for time
             await asyncio.sleep(_WAKE_SPACING)
 
+    def _cache_moved(self) -> bool:
+        """Whether the writer has brought the shared cache up itself, as it does as long as nothing is wrong."""
+        before, self._level = self._level, self._store.from_cache(self._store.cache.applied) or 0
+        return self._level > before
+
     async def _follow_others(self) -> None:
         async with self._following:
             await self._store.catch_up()
+
+    def _ring_others(self) -> None:
+        """Have the followers look for what other processes have written: now, or where only one may do it, later."""
         self._tell_waiting()
         self._ring_if(lambda lead: lead is None)
         if self._late is None:
@@ -198,17 +210,18 @@ class Upkeep:
                 seen = (await self._store.data_version(), self._store.cache.file)
                 if seen != known:
                     await self._follow_others()
+                    self._ring_others()
                     known = seen
+                if self._wakes is not None:
+                    self._wakes.ensure()
                 self._failing.pop("sync", None)
             except Exception as error:  # noqa: BLE001 - as above
                 self._failed("sync", error)
-            if self._wakes is not None:
-                self._wakes.ensure()
             await self._clock.sleep(self._pause())
 
     def _pause(self) -> float:
-        working = self._wakes is not None and self._wakes.working
-        return max(self._poll_seconds, _POLL_WITH_WAKES) if working else self._poll_seconds
+        told = self._wakes is not None and self._wakes.working and not self._ailing()
+        return max(self._poll_seconds, _POLL_WITH_WAKES) if told else self._poll_seconds
 
     def _ailing(self) -> bool:
         store = self._store

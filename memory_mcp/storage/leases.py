@@ -1,8 +1,9 @@
 """Leases: of the processes on one data directory, one at a time leads each follower that must run once.
 
 A lease costs no write of its own. It is taken and renewed in the transaction of the work that it protects, so an idle
-machine writes nothing, and a leader keeps its preference for some seconds after its last work. Others take it over
-when it has expired, or at once when its owner lives no more.
+machine writes nothing. Others take it over when it has expired, or at once when its owner lives no more. A leader
+without work keeps it until it expires, so that work which nobody waits for is not begun by several at once; where a
+caller waits, as for learning, it is given back with the last piece of work, and every process does its own.
 
 `fence` grows by one with every change of owner. A command carries the fence under which it was prepared, and the
 store refuses one with an older fence: a leader that was stopped and wakes up late cannot write any more.
@@ -73,15 +74,17 @@ class Turn:
         """The fence under which the work is prepared."""
         return self.seen.fence + (self.seen.owner != self.owner)
 
-    def claim(self) -> Json:
-        """What a command carries, for `take_lease`. One turn may be claimed for several commands."""
+    def claim(self, *, last: bool = False) -> Json:
+        """What a command carries, for `take_lease`. One turn may be claimed for several commands; with the `last` one
+        the lease is given back.
+        """
         now = _micros(self.clock.monotonic())
         return {
             "name": self.seen.name,
             "owner": self.owner,
             "fence": self.fence,
             "boot_id": self.boot_id,
-            "expires_at": now + _micros(self.seconds),
+            "expires_at": 0 if last else now + _micros(self.seconds),
             # writing it anew with each piece of work would cost a page each time
             "renew_below": now + _micros(self.seconds / 2),
             "seen_expires_at": self.seen.expires_at,
@@ -206,7 +209,9 @@ def take_lease(tx: Transaction, claim: Json) -> None:
     """
     found = leases(tx.session, claim["name"]).get(claim["name"]) or Lease(claim["name"])
     if found.owner == claim["owner"] and found.fence == claim["fence"]:
-        if found.expires_at >= claim["renew_below"]:
+        if claim["expires_at"] == found.expires_at or (
+            claim["expires_at"] and found.expires_at >= claim["renew_below"]
+        ):
             return
     elif found.fence != claim["fence"] - 1 or found.expires_at != claim["seen_expires_at"]:
         raise LeaseLostError(f"{found.owner} leads {claim['name']} under fence {found.fence}, not {claim['fence']}")

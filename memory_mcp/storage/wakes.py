@@ -4,7 +4,7 @@
 
 A wake carries nothing: who gets one reads the ledger from its own cursor. So wakes may be lost, doubled or sent for
 nothing, and a process that cannot have a socket (Windows, a file system without sockets) only hears later, by the
-poll of `followers.Upkeep`. Another byte asks the leader of a follower (see `leases`) to go on at once.
+poll of `followers.Upkeep`. Another byte asks the leader of a follower (see `leases`) to work at once.
 
 The kernel takes no socket path over 107 bytes. Where the data directory's own path is too long for that, the sockets
 lie in a directory of this user under the system's temporary directory, named by a hash of the data directory.
@@ -69,8 +69,10 @@ class Wakes:
         return self._socket is not None
 
     def open(self, listener: Callable[[bool], None]) -> bool:
-        """Bind the socket; False where there can be none. `listener` is called for every burst of wakes, with True when
-        this process was asked to lead on."""
+        """Bind the socket; False where there can be none.
+
+        `listener` is called for every burst of wakes, with True when this process was asked to do what it leads.
+        """
         self.close()
         self._listener = listener
         try:

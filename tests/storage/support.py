@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 
 from sqlcipher3 import dbapi2 as sqlite
 
+from memory_mcp.memory import Memory
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import Command, Written
 from memory_mcp.retrieval.recipe import TextRecipe
-from memory_mcp.storage import migrations
+from memory_mcp.storage import migrations, queries
 from memory_mcp.storage.engine import StoreFailure
-from memory_mcp.storage.learned import FOLLOWER_OPERATIONS
+from memory_mcp.storage.learned import FOLLOWER_OPERATIONS, LEARNING
+from memory_mcp.storage.leases import Turn
 from memory_mcp.storage.operations import OPERATIONS
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.sqlite import SqliteEngine
@@ -178,3 +180,14 @@ def learn(episode_id: str, *used: str, shown: list[Json] | None = None, namespac
         "cursor": {"name": f"learning of {namespace} {episode_id}", "from": 0, "to": 1},
     }
     return command("episode.learn", payload, namespace=namespace)
+
+
+async def seize(memory: Memory) -> Turn:
+    """Have a memory lead learning, as if it had written a part of what it has to learn from."""
+    lead = memory.learner.lead
+    turn = lead.turn(await memory.store.read(lead.look), waiting=True)
+    assert turn is not None
+    at = await memory.store.read(lambda session: queries.cursor(session, LEARNING))
+    move = {"name": LEARNING, "from": at, "to": at, "claim": turn.claim()}
+    await memory.store.write_derived(command("cursor.move", {"cursor": move}))
+    return turn

@@ -21,7 +21,7 @@ from memory_mcp.storage.followers import Upkeep
 from memory_mcp.storage.ledger import verify
 from memory_mcp.storage.sqlite import SqliteEngine
 from tests.conftest import PATIENCE, ManualClock, Open
-from tests.storage.support import FailingEngine, add, complete, create, receipt, step
+from tests.storage.support import FailingEngine, add, complete, create, receipt, seize, step
 
 
 class Scripted:
@@ -274,12 +274,11 @@ async def test_two_learners_at_once_leave_each_effect_once(
 async def test_what_another_process_has_learned_is_answered_before_the_cache_has_it(open_memory: Open) -> None:
     one, other = await open_memory(clock=ManualClock()), await open_memory(clock=ManualClock())
     other.store.cache_breaker.trip(CacheUnavailableError("it does not write to the cache that both share"))
-    # whoever has learned last leads
-    for memory in (other, one):
-        begun = await memory.episodes.create(EpisodeDraft(task_description="learned by"), "default", token_budget=0)
-        done = await memory.episodes.complete(begun["episode_id"], Outcome(type="success"), "default")
-        assert done["reward"]
-    assert (one.learner.learned, other.learner.learned) == (0, 2)
+    await seize(other)
+    begun = await one.episodes.create(EpisodeDraft(task_description="learned elsewhere"), "default", token_budget=0)
+    done = await one.episodes.complete(begun["episode_id"], Outcome(type="success"), "default")
+    assert (one.learner.learned, other.learner.learned) == (0, 1)
+    assert done["reward"]
     assert (await one.episodes.get(begun["episode_id"], "default"))["reward"] == done["reward"]
 
 
