@@ -112,7 +112,7 @@ class Upkeep:
                 bell.set()
 
     async def _watch(self) -> None:
-        known: tuple[int, tuple[int, int]] | None = None
+        known: tuple[int, tuple[int, int, int]] | None = None
         next_sync = 0.0
         while not _cancelled():
             try:
