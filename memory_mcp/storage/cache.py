@@ -88,9 +88,11 @@ class Cache:
         return self._files.store_id
 
     @property
-    def file(self) -> tuple[int, int]:
+    def file(self) -> tuple[int, int, int]:
         """Which file is open; it changes when the cache was rebuilt, by whomever. Zeros when none is."""
-        return self._files.identity
+        # a new file often gets the number of the one that was deleted for it
+        device, number = self._files.identity
+        return (device, number, self._files.openings if number else 0)
 
     @property
     def rebuilds(self) -> int:

@@ -56,6 +56,7 @@ class CacheFiles:
     def __init__(self, directory: Path, store_id: str, boot_id: str, map_size: int) -> None:
         self.directory = directory
         self.rebuilds = 0
+        self.openings = 0
         self.store_id = store_id
         self._boot_id = boot_id
         self._map_size = map_size
@@ -182,6 +183,7 @@ class CacheFiles:
     def _attach(self) -> None:
         self._environment = environment.acquire(self.directory, map_size=self._map_size, sync=False)
         self._bytes = (self.directory / "data.mdb").stat().st_size
+        self.openings += 1
 
     def _detach(self) -> None:
         if self._environment is not None:

@@ -32,7 +32,7 @@ class CacheGuard:
 
     def open(self, store_id: str) -> None:
         """Open the cache for this store, or open it once more because only now it is known which store it is for."""
-        if self._cache.file != (0, 0) and self._cache.store_id == store_id:
+        if self._cache.file != (0, 0, 0) and self._cache.store_id == store_id:
             return
         try:
             self._cache.open(store_id)

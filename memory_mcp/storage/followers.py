@@ -196,7 +196,7 @@ class Upkeep:
         self._ring_if(lambda lead: lead is not None)
 
     async def _watch(self) -> None:
-        known: tuple[int, tuple[int, int]] | None = None
+        known: tuple[int, tuple[int, int, int]] | None = None
         next_sync = 0.0
         while not _cancelled():
             try:

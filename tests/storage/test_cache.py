@@ -273,3 +273,12 @@ def test_a_value_whose_bytes_have_changed_is_never_told(directory: Path) -> None
                 read()
         cache.rebuild()
         assert cache.episode("default", "e1") is None
+
+
+def test_a_cache_that_was_made_anew_is_another_file_also_where_the_number_is_used_again(directory: Path) -> None:
+    with opened(directory) as cache:
+        seen = {cache.file}
+        for _ in range(3):
+            cache.rebuild()
+            assert cache.file not in seen
+            seen.add(cache.file)
