@@ -100,8 +100,9 @@ def salvage(
     typer.echo(json.dumps(report))
     lost = sum(last - first + 1 for first, last in report["lost_positions"])
     errors.print(f"{report['entries']} entries and {report['episodes']} episodes are in {escape(str(to))}; {lost} lost")
-    for name in report["incomplete"][:_SHOWN]:
-        errors.print(f"[yellow]incomplete[/yellow]: {escape(name)}", soft_wrap=True)
+    for state in ("incomplete", "perhaps_incomplete", "lost_episodes"):
+        for name in report[state][:_SHOWN]:
+            errors.print(f"[yellow]{state.replace('_', ' ')}[/yellow]: {escape(name)}", soft_wrap=True)
 
 
 def _tell(report: Json) -> None:

@@ -40,14 +40,17 @@ _log = logging.getLogger(__name__)
 
 _ACTOR = "salvage"
 _BUSY_SECONDS = 5.0
+# entries that tell all there is of an episode, so that nothing from before them can be missing
+_IMAGES = ("episode.created", "episode.learned", "episode.restored")
 
 
 def salvage_store(data_dir: Path, to: Path, clock: Clock, *, lock_seconds: float = 5.0) -> Json:
     """Make a new store in `to`; nothing in `data_dir` is changed but its lock files.
 
-    Returns `{store_id, entries, episodes, pending, lost_positions, lost_payloads, pieced, incomplete, lost_episodes}`:
-    positions as ranges, episodes as `namespace/episode_id`. `pieced` are told by rows or by parts of their history,
-    `incomplete` of them lack something that is known to be missing, of `lost_episodes` too little is left.
+    Returns `{store_id, entries, episodes, pending, lost_positions, lost_payloads, pieced, incomplete,
+    perhaps_incomplete, relearned, lost_episodes}`, positions as ranges, episodes as `namespace/episode_id`: `pieced`
+    are told by rows or by parts of their history, `incomplete` lack something, `perhaps_incomplete` may lack their last
+    changes, `relearned` were completed and are learned anew, of `lost_episodes` too little is left.
 
     Raises:
         InvalidInputError: `to` is not empty.
@@ -103,6 +106,7 @@ class _Builder:
         self._ids = IdFactory(clock)
         self._recipe = TextRecipe()
         self._lost = found.lost_positions
+        self._lost_sequences = {namespace: found.lost_sequences(namespace) for namespace in found.heads}
 
     def build(self, session: Session) -> Json:
         """Ledger, rows, what was learned, units; returns the report."""
@@ -119,7 +123,7 @@ class _Builder:
         with derived(session, self._recipe) as learned:
             followed.copy_learned(session, learned)
         units.restore_units(session, self._recipe, Fts5Index())
-        self._learn_the_rest(session)
+        relearned = self._learn_the_rest(session)
         return {
             "store_id": found.store_id,
             "entries": len(found.entries),
@@ -128,12 +132,13 @@ class _Builder:
             "lost_payloads": found.lost_payloads,
             "pieced": _names(pieced, lambda item: item.episode is not None and not item.by_ledger),
             "incomplete": _names(pieced, lambda item: item.episode is not None and not item.whole),
+            "perhaps_incomplete": self._uncertain(histories, pieced),
+            "relearned": relearned,
             "lost_episodes": _names(pieced, lambda item: item.episode is None and not item.whole),
         }
 
     def _name_gaps(self, session: Session) -> None:
-        for namespace in sorted(self._found.heads):
-            sequences = self._found.lost_sequences(namespace)
+        for namespace, sequences in sorted(self._lost_sequences.items()):
             if sequences:
                 payload = {"sequences": sequences, "positions": self._lost}
                 self._begin(session, namespace).append(SALVAGED, "store", self._found.store_id, payload)
@@ -148,9 +153,26 @@ class _Builder:
             episode = {**episode, "version": header["version"]}
         rows.put_episode(session, episode)
 
-    def _learn_the_rest(self, session: Session) -> None:
+    def _uncertain(self, histories: dict[Name, list[LedgerEntry]], pieced: dict[Name, Pieced]) -> list[str]:
+        """Episodes that seem whole, but whose last changes or receipts may be among what was lost."""
+        found = []
+        for name, item in pieced.items():
+            images = [entry for entry in histories.get(name, []) if entry.operation in _IMAGES]
+            last_lost = self._lost_sequences.get(name[0], [])[-1:]
+            if item.episode is None or not item.whole or not last_lost:
+                continue
+            row = self._found.rows.get(name)
+            confirmed = row is not None and row["version"] == item.episode["version"]
+            ended = bool(images) and images[-1].operation == "episode.learned" and confirmed
+            told_up_to = images[-1].sequence if images else 0
+            if last_lost[0][1] > told_up_to and not ended:
+                found.append(f"{name[0]}/{name[1]}")
+        return found
+
+    def _learn_the_rest(self, session: Session) -> list[str]:
         last = queries.last_position(session, "episode.completed")
         session.run("INSERT INTO followers (name, position) VALUES ($1, $2)", LEARNING, last)
+        relearned = []
         for namespace, episode_id in session.all(
             "SELECT namespace, episode_id FROM episodes WHERE outcome IS NOT NULL AND reward IS NULL ORDER BY version"
         ):
@@ -163,6 +185,8 @@ class _Builder:
                 continue
             cursor = {"name": LEARNING, "from": last, "to": last}
             learn_episode(self._begin(session, namespace), {**taught, "cursor": cursor})
+            relearned.append(f"{namespace}/{episode_id}")
+        return relearned
 
     def _begin(self, session: Session, namespace: str) -> Transaction:
         command = Command("storage.salvage", namespace, {}, self._ids.new(), self._clock.now(), _ACTOR)

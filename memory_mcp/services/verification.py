@@ -122,7 +122,7 @@ class Verifier:
             StorageUnavailableError: as `verify`, and where no turn to write came in time.
         """
         first = self.verify()
-        if not any(finding.repairable for finding in first.findings):
+        if not any(finding.repairable for finding in first.findings) or not _usable(first.findings):
             return first
         before(self._path)
         # the cache alone needs no change of the store
@@ -151,9 +151,7 @@ class Verifier:
         add = partial(self._add, session, report)
         add("sqlite", sqlite_checks.check_file(session, quick=quick))
         add("schema", sqlite_checks.check_schema(session, ENGINE))
-        if any(
-            finding.check == "schema" and not finding.repairable for finding in report.findings if _is_error(finding)
-        ):
+        if not _usable(report.findings):
             return
         row = session.one("SELECT value FROM meta WHERE key = 'store_id'")
         report.store_id = str(row[0]) if row else ""
@@ -208,8 +206,9 @@ def checkpoint_of(data_dir: Path, key: Path, at: int, *, busy_seconds: float = 5
         return checkpoints.take(session, store_id, at, checkpoints.private_key(key))
 
 
-def _is_error(finding: Finding) -> bool:
-    return finding.severity == "error"
+def _usable(findings: list[Finding]) -> bool:
+    """Whether the schema lets every check and repair ask its questions."""
+    return not any(item.check == "schema" and item.severity == "error" and not item.repairable for item in findings)
 
 
 def _guarded(session: Session, check: str, found: Findings) -> list[Finding]:

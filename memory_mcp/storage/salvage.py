@@ -100,19 +100,16 @@ def collect(pages: Pages) -> Salvaged:
 
 def piece(entries: list[LedgerEntry], rows: Json | None) -> Pieced:
     """An episode from what is left of its history, and of its rows where that is not enough."""
-    told = replay(entries)
-    gone = bool(entries) and entries[-1].operation in GONE
-    newer = rows is not None and rows["version"] > (entries[-1].position if entries else 0)
-    if gone and not newer:
+    last = entries[-1].position if entries else 0
+    newer = rows is not None and rows["version"] > last
+    if entries and entries[-1].operation in GONE and not newer:
         return Pieced(None, by_ledger=True, whole=True)
-    if told is not None and not newer and _without_holes(told) and _in_a_row(entries):
-        return Pieced(told, by_ledger=True, whole=True)
-    best = _together(entries, rows)
+    told, best = replay(entries), _together(entries, rows)
     if best is None:
         return Pieced(None, by_ledger=True, whole=False)
-    # where the rows are as new as anything, nothing is missing that they do not lack
-    whole = _without_holes(best) and rows is not None and rows["version"] == best["version"]
-    return Pieced(best, by_ledger=best == told, whole=whole)
+    # where the rows are as new as anything, they tell all that the ledger lost
+    complete = (rows is not None and rows["version"] >= last) or (best == told and _in_a_row(entries))
+    return Pieced(best, by_ledger=best == told, whole=complete and _without_holes(best))
 
 
 def ranges(numbers: Iterable[int]) -> list[list[int]]:
@@ -226,7 +223,9 @@ def _together(entries: list[LedgerEntry], rows: Json | None) -> Json | None:
         newest = header is None or rows["version"] >= header["version"]
         header = {name: rows[name] for name in HEADER_FIELDS} if newest else header
         steps = {step["step_number"]: step for step in rows["steps"]} | steps
-        receipts = {_key(receipt): receipt for receipt in rows["receipts"]} | receipts
+        stored = {_key(receipt): receipt for receipt in rows["receipts"]}
+        # only learning tells which were used, and it may be what the ledger lost
+        receipts = receipts | stored if newest else stored | receipts
     if header is None:
         return None
     last = entries[-1].position if entries else 0

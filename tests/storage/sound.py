@@ -1,4 +1,4 @@
-"""A sound store that has lived: learned, embedded, in two namespaces, with all that may lie in one. And ways to spoil it."""
+"""A sound store that has lived: learned, embedded, in two namespaces, and ways to spoil it."""
 
 from __future__ import annotations
 

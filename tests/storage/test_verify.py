@@ -21,7 +21,7 @@ PATTERN = "(SELECT min(unit_id) FROM units WHERE kind = 'pattern')"
 
 @dataclass(frozen=True)
 class Spoiled:
-    """Statements that spoil a store, and the findings that name it: `(check, part of the subject, part of the problem)`."""
+    """Statements that spoil a store, and what names it: `(check, part of the subject, part of the problem)`."""
 
     statements: tuple[str, ...]
     findings: tuple[tuple[str, str, str], ...]
@@ -41,15 +41,23 @@ REPAIRABLE: dict[str, Spoiled] = {
         "DROP TABLE pattern_counts", check="schema", subject="table pattern_counts", problem="missing", others="learned"
     ),
     "the table of steps is gone": spoiled(
-        "DROP TABLE steps", check="schema", subject="table steps", problem="missing", others="rows units words learned cache"
+        "DROP TABLE steps",
+        check="schema",
+        subject="table steps",
+        problem="missing",
+        others="rows units words learned cache",
     ),
     "a task was rewritten": spoiled(
         f"UPDATE episodes SET task_description = 'forged' WHERE episode_id = {ONE}",
-        check="rows", problem="task_description", others="units words cache",
+        check="rows",
+        problem="task_description",
+        others="units words cache",
     ),
     "an outcome was turned": spoiled(
         f"UPDATE episodes SET outcome = json_set(outcome, '$.type', 'abstained') WHERE episode_id = {ONE}",
-        check="rows", problem="outcome", others="units words learned cache",
+        check="rows",
+        problem="outcome",
+        others="units words learned cache",
     ),
     "a column beside the outcome was turned": spoiled(
         f"UPDATE episodes SET outcome_type = 'abstained' WHERE episode_id = {ONE}", check="rows", problem="outcome_type"
@@ -59,39 +67,57 @@ REPAIRABLE: dict[str, Spoiled] = {
     ),
     "a header cannot be read": spoiled(
         f"UPDATE episodes SET context = '{{broken' WHERE episode_id = {OPEN}",
-        check="rows", problem="cannot be read", others="units words learned",
+        check="rows",
+        problem="cannot be read",
+        others="units words learned",
     ),
     "an observation was rewritten": spoiled(
         f"UPDATE steps SET result = json_set(result, '$.output', 'x') WHERE episode_id = {ONE} AND step_number = 3",
-        check="rows", problem="steps", others="units words learned cache",
+        check="rows",
+        problem="steps",
+        others="units words learned cache",
     ),
     "a step was taken away": spoiled(
         f"DELETE FROM steps WHERE episode_id = {ONE} AND step_number = 2",
-        check="rows", problem="steps", others="units words learned cache",
+        check="rows",
+        problem="steps",
+        others="units words learned cache",
     ),
     "a receipt was turned": spoiled(
         "UPDATE receipts SET used = 1 - used WHERE rowid = (SELECT min(rowid) FROM receipts WHERE used IS NOT NULL)",
-        check="rows", problem="receipts", others="cache",
+        check="rows",
+        problem="receipts",
+        others="cache",
     ),
     "an episode was taken away": spoiled(
         f"DELETE FROM episodes WHERE episode_id = {ONE}",
-        check="rows", problem="its rows are missing", others="foreign_keys units words learned cache",
+        check="rows",
+        problem="its rows are missing",
+        others="foreign_keys units words learned cache",
     ),
     "an episode was slipped in": spoiled(
         "INSERT INTO episodes SELECT ns_hash, 'forged', namespace, actor, status, task_type, domain, task_description,"
         " context, metadata, outcome_type, outcome, reward_total, reward, reflection, step_count, error_count,"
         f" started_at, ended_at, version FROM episodes WHERE episode_id = {OPEN}",
-        check="rows", subject="default/forged", problem="no ledger entry", others="units words",
+        check="rows",
+        subject="default/forged",
+        problem="no ledger entry",
+        others="units words",
     ),
     "a unit is missing": spoiled(
         f"DELETE FROM units WHERE unit_id = {TASK}", check="units", problem="missing", others="words vectors"
     ),
     "a unit says something else": spoiled(
-        f"UPDATE units SET text = 'forged' WHERE unit_id = {TASK}", check="units", subject="task unit", problem="its text"
+        f"UPDATE units SET text = 'forged' WHERE unit_id = {TASK}",
+        check="units",
+        subject="task unit",
+        problem="its text",
     ),
     "a unit is not to be embedded": spoiled(
         f"UPDATE units SET embed = 0, text = '' WHERE unit_id = {TASK}",
-        check="units", problem="mark for embedding", others="vectors",
+        check="units",
+        problem="mark for embedding",
+        others="vectors",
     ),
     "a unit names another episode": spoiled(
         f"UPDATE units SET episode_id = 'x' WHERE unit_id = {STEP}", check="units", subject="/step ", problem="another"
@@ -99,7 +125,10 @@ REPAIRABLE: dict[str, Spoiled] = {
     "a unit stands for nothing": spoiled(
         "INSERT INTO units (ns_hash, kind, subject_id, episode_id, step_number, recipe, embed, text)"
         " SELECT ns_hash, 'task', 'nobody', 'nobody', 0, 1, 0, '' FROM namespaces LIMIT 1",
-        check="units", subject="nobody", problem="nothing that exists", others="words",
+        check="units",
+        subject="nobody",
+        problem="nothing that exists",
+        others="words",
     ),
     "a unit lies in no namespace": spoiled(
         f"UPDATE units SET ns_hash = 4711 WHERE unit_id = {PATTERN}", check="units", problem="nothing", others="words"
@@ -108,16 +137,22 @@ REPAIRABLE: dict[str, Spoiled] = {
         f"DELETE FROM units_fts WHERE rowid = {STEP}", check="words", subject="unit ", problem="does not know it"
     ),
     "the index knows a unit too many": spoiled(
-        "INSERT INTO units_fts (rowid, terms) VALUES (99999, 'ghost')", check="words", subject="unit 99999", problem="exist"
+        "INSERT INTO units_fts (rowid, terms) VALUES (99999, 'ghost')",
+        check="words",
+        subject="unit 99999",
+        problem="exist",
     ),
     "the index has other words": spoiled(
         f"DELETE FROM units_fts WHERE rowid = {TASK}",
         f"INSERT INTO units_fts (rowid, terms) SELECT {TASK}, 'forged words'",
-        check="words", problem="other words",
+        check="words",
+        problem="other words",
     ),
     "the index is damaged": spoiled(
         "UPDATE units_fts_data SET block = zeroblob(length(block)) WHERE id > 100",
-        check="words", subject="units_fts", problem="SQLite says",
+        check="words",
+        subject="units_fts",
+        problem="SQLite says",
     ),
     "a vector is gone": spoiled(
         f"DELETE FROM vectors WHERE unit_id = {TASK}", check="vectors", subject="unit ", problem="missing"
@@ -129,49 +164,78 @@ REPAIRABLE: dict[str, Spoiled] = {
         f"UPDATE vectors SET ns_hash = 1 WHERE unit_id = {TASK}", check="vectors", problem="another namespace"
     ),
     "a vector belongs to nothing": spoiled(
-        f"UPDATE vectors SET unit_id = 99999 WHERE unit_id = {TASK}", check="vectors", subject="unit 99999", problem="not exist"
+        f"UPDATE vectors SET unit_id = 99999 WHERE unit_id = {TASK}",
+        check="vectors",
+        subject="unit 99999",
+        problem="not exist",
     ),
     "a vector belongs to a step": spoiled(
         f"INSERT INTO vectors SELECT {STEP}, model_id, ns_hash, vector FROM vectors LIMIT 1",
-        check="vectors", problem="not to be embedded",
+        check="vectors",
+        problem="not to be embedded",
     ),
     "a pattern is gone": spoiled(
         "DELETE FROM patterns WHERE rowid = (SELECT max(rowid) FROM patterns)",
-        check="learned", subject="patterns ", problem="missing", others="units words",
+        check="learned",
+        subject="patterns ",
+        problem="missing",
+        others="units words",
     ),
     "a pattern says something else": spoiled(
         "UPDATE patterns SET body = '{}' WHERE rowid = (SELECT max(rowid) FROM patterns)",
-        check="learned", subject="patterns ", problem="body", others="units words",
+        check="learned",
+        subject="patterns ",
+        problem="body",
+        others="units words",
     ),
     "a source is gone": spoiled(
         "DELETE FROM pattern_sources WHERE rowid = (SELECT min(rowid) FROM pattern_sources)",
-        check="learned", subject="pattern_sources ", problem="missing", others="units words",
+        check="learned",
+        subject="pattern_sources ",
+        problem="missing",
+        others="units words",
     ),
     "the counts of a pattern are raised": spoiled(
         "UPDATE pattern_counts SET successes = successes + 1 WHERE rowid = 1",
-        check="learned", subject="pattern_counts ", problem="successes is",
+        check="learned",
+        subject="pattern_counts ",
+        problem="successes is",
     ),
     "a count was slipped in": spoiled(
-        "INSERT INTO pattern_counts SELECT ns_hash, 'forged', domain, task_type, 3, 0, 0, 0 FROM pattern_counts LIMIT 1",
-        check="learned", subject="forged", problem="no learned episode",
+        "INSERT INTO pattern_counts SELECT ns_hash, 'forged', domain, task_type, 3, 0, 0, 0 FROM pattern_counts"
+        " LIMIT 1",
+        check="learned",
+        subject="forged",
+        problem="no learned episode",
     ),
     "a group was raised": spoiled(
-        "UPDATE group_counts SET failures = 7 WHERE rowid = 1", check="learned", subject="group_counts", problem="7 instead"
+        "UPDATE group_counts SET failures = 7 WHERE rowid = 1",
+        check="learned",
+        subject="group_counts",
+        problem="7 instead",
     ),
     "a scope was raised": spoiled(
-        "UPDATE scope_stats SET reward_sum = reward_sum + 0.5", check="learned", subject="scope_stats", problem="reward_sum"
+        "UPDATE scope_stats SET reward_sum = reward_sum + 0.5",
+        check="learned",
+        subject="scope_stats",
+        problem="reward_sum",
     ),
-    "calls of a tool are gone": spoiled("DELETE FROM tool_stats", check="learned", subject="tool_stats", problem="missing"),
+    "calls of a tool are gone": spoiled(
+        "DELETE FROM tool_stats", check="learned", subject="tool_stats", problem="missing"
+    ),
     "a credit was raised": spoiled(
         "UPDATE credits SET used = used + 1", check="learned", subject="credits", problem="used is"
     ),
     "the cursor of learning has run away": spoiled(
-        "UPDATE followers SET position = 99999 WHERE name = 'learning'", check="cursors", subject="learning", problem="99999"
+        "UPDATE followers SET position = 99999 WHERE name = 'learning'",
+        check="cursors",
+        subject="learning",
+        problem="99999",
     ),
     "the cursor of embedding has run away": spoiled(
         "UPDATE followers SET position = 99999 WHERE name LIKE 'embedding:%'", check="cursors", subject="embedding"
     ),
-}  # fmt: skip
+}
 
 
 def test_a_sound_store_gives_no_finding(store: Path) -> None:
