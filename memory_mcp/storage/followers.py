@@ -13,7 +13,7 @@ from typing import Protocol
 
 from memory_mcp.clock import Clock
 from memory_mcp.errors import MemoryMCPError
-from memory_mcp.storage.engine import STORE_FAILURES
+from memory_mcp.storage.engine import STORE_FAILURES, StoreMovedError
 from memory_mcp.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -130,6 +130,9 @@ class Upkeep:
                     known = seen
                 self._failing.pop("sync", None)
             except Exception as error:  # noqa: BLE001 - as above
+                if isinstance(error, StoreMovedError):
+                    # let go of the file at once, and look again and again for a good one
+                    next_sync = 0.0
                 self._failed("sync", error)
             await self._clock.sleep(self._poll_seconds)
 
