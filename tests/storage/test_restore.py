@@ -201,6 +201,34 @@ async def test_a_memory_that_is_open_forgets_the_store_that_was_replaced(open_me
     assert (await memory.status.health())["overall"] == "healthy"
 
 
+async def test_what_is_kept_in_memory_is_that_of_the_restored_store(settings: Settings) -> None:
+    words = settings.model_copy(update={"embedder": "minilm"})
+
+    async def kept(memory: Memory) -> tuple[int, list[str], set[tuple[str, str, str, str]]]:
+        await memory.settle()
+        assert memory.semantic.index is not None
+        book = await memory.patterns._books.book(NAMESPACE)
+        stored = await memory.store.read(lambda session: session.all("SELECT count(*) FROM vectors"))
+        evidence = {(item.pattern_id, item.kind, str(item.tried), str(item.evidence)) for item in book}
+        assert len(memory.semantic.index) == stored[0][0]
+        return stored[0][0], [name for _, _, name in memory.semantic.index.units], evidence
+
+    async with Memory(words) as memory:
+        await ready(memory)
+        for _ in range(2):
+            await a_life(memory)
+        before = await kept(memory)
+        made = save(settings.data_dir)
+        for _ in range(3):
+            await a_life(memory)
+        assert (await kept(memory))[0] > before[0]
+        restore(made, settings.data_dir, clock=SystemClock(), force=True)
+        assert await kept(memory) == before
+    async with Memory(words) as fresh:
+        await ready(fresh)
+        assert await kept(fresh) == before
+
+
 async def test_a_write_notices_the_replacement_before_any_poll(settings: Settings) -> None:
     lazy = settings.model_copy(update={"poll_seconds": 60.0})
     async with Memory(lazy) as memory:
