@@ -14,7 +14,7 @@ from typing import Protocol
 
 from memory_mcp.clock import Clock
 from memory_mcp.errors import MemoryMCPError
-from memory_mcp.storage.engine import STORE_FAILURES
+from memory_mcp.storage.engine import STORE_FAILURES, StoreMovedError
 from memory_mcp.storage.leases import Lead, rung
 from memory_mcp.storage.store import Store
 from memory_mcp.storage.wakes import Wakes
@@ -216,6 +216,9 @@ class Upkeep:
                     self._wakes.ensure()
                 self._failing.pop("sync", None)
             except Exception as error:  # noqa: BLE001 - as above
+                if isinstance(error, StoreMovedError):
+                    # let go of the file at once, and look again and again for a good one
+                    next_sync = 0.0
                 self._failed("sync", error)
             await self._clock.sleep(self._pause())
 

@@ -108,11 +108,13 @@ def _prepare(source: Path, prepared: Path, database: Path) -> str:
 
 
 def _swap(prepared: Path, database: Path, place: Path, clock: Clock, done: Restored) -> None:
-    lock = FileLock(database.with_suffix(".lock"))
+    lock, sign = FileLock(database.with_suffix(".lock")), Presence(database.with_suffix(".restore"))
     try:
         saved = _save(database, place, clock)
         with lock.held(_TURN_SECONDS) as in_turn:
-            if not in_turn:
+            # the sign is for writers that no longer wait for their turn: between the last look at the store and its
+            # replacement a write would be in neither copy
+            if not in_turn or not sign.alone(_TURN_SECONDS):
                 raise StoreInUseError("another process does not let go of the store's lock")
             if saved is not None and saved.reason != DAMAGED and _head(database) != saved.position:
                 # somebody has written meanwhile; now nobody can
@@ -125,6 +127,7 @@ def _swap(prepared: Path, database: Path, place: Path, clock: Clock, done: Resto
                 done.replaced = "file" if saved is not None else "nothing"
                 _replace_file(prepared, database)
     finally:
+        sign.close()
         lock.close()
 
 

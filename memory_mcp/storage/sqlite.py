@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -333,9 +334,7 @@ class SqliteEngine:
 
     def _commit(self, lock: FileLock, group: list[_Waiting], session: SqliteSession) -> list[Written | MemoryMCPError]:
         outcomes: list[Written | MemoryMCPError] = []
-        with lock.held(self._lock_seconds) as in_turn:
-            if not in_turn:
-                _log.warning("no turn to write within %s s; relying on SQLite's own lock", self._lock_seconds)
+        with lock.held(self._lock_seconds) as in_turn, self._out_of_turn(in_turn):
             self._check_in_place()
             session.run("BEGIN IMMEDIATE")
             try:
@@ -350,6 +349,21 @@ class SqliteEngine:
                 _rollback(session)
                 raise
         return outcomes
+
+    @contextmanager
+    def _out_of_turn(self, in_turn: bool) -> Iterator[None]:
+        """Without a turn SQLite's own lock keeps a write safe, but a restore has to be over."""
+        if in_turn:
+            yield
+            return
+        _log.warning("no turn to write within %s s; relying on SQLite's own lock", self._lock_seconds)
+        sign = Presence(self.path.with_suffix(".restore"))
+        try:
+            if not sign.share(0.0):
+                raise StoreBusyError("a backup is being restored")
+            yield
+        finally:
+            sign.close()
 
     def _carry_out(self, session: SqliteSession, waiting: _Waiting) -> Written | MemoryMCPError:
         command = waiting.command

@@ -159,8 +159,12 @@ from memory_mcp.storage import backup, backup_files
 def killed(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-setattr(*{"copied": (backup, "_problems"), "checked": (backup_files, "sha256"), "synced": (backup_files.Path, "rename")}[
-    sys.argv[2]], killed)
+moments = {
+    "copied": (backup, "_problems"),
+    "checked": (backup_files, "sha256"),
+    "synced": (backup_files.Path, "rename"),
+}
+setattr(*moments[sys.argv[2]], killed)
 backup.create(Path(sys.argv[1]), Path(sys.argv[1]).parent / "backups", clock=SystemClock(), reason="manual")
 """
 

@@ -169,7 +169,11 @@ def test_processes_wait_for_a_migration_that_takes_longer_than_a_write_may(tmp_p
         for process in started:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-        answers = [process.communicate("go\n", timeout=PATIENCE) for process in started]
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        answers = [process.communicate(timeout=PATIENCE) for process in started]
     finally:
         for process in started:
             process.kill()

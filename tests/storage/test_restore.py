@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ from memory_mcp.retrieval.recipe import TextRecipe
 from memory_mcp.retrieval.search import Query
 from memory_mcp.settings import Settings
 from memory_mcp.storage import backup, queries
+from memory_mcp.storage import restore as restore_module
 from memory_mcp.storage.backup_files import Backup, scan
+from memory_mcp.storage.engine import StoreBusyError
 from memory_mcp.storage.ledger import verify
 from memory_mcp.storage.restore import restore
 from memory_mcp.storage.sqlite import SqliteEngine
@@ -198,6 +201,34 @@ async def test_a_memory_that_is_open_forgets_the_store_that_was_replaced(open_me
     assert (await memory.status.health())["overall"] == "healthy"
 
 
+async def test_what_is_kept_in_memory_is_that_of_the_restored_store(settings: Settings) -> None:
+    words = settings.model_copy(update={"embedder": "minilm"})
+
+    async def kept(memory: Memory) -> tuple[int, list[str], set[tuple[str, str, str, str]]]:
+        await memory.settle()
+        assert memory.semantic.index is not None
+        book = await memory.patterns._books.book(NAMESPACE)
+        stored = await memory.store.read(lambda session: session.all("SELECT count(*) FROM vectors"))
+        evidence = {(item.pattern_id, item.kind, str(item.tried), str(item.evidence)) for item in book}
+        assert len(memory.semantic.index) == stored[0][0]
+        return stored[0][0], [name for _, _, name in memory.semantic.index.units], evidence
+
+    async with Memory(words) as memory:
+        await ready(memory)
+        for _ in range(2):
+            await a_life(memory)
+        before = await kept(memory)
+        made = save(settings.data_dir)
+        for _ in range(3):
+            await a_life(memory)
+        assert (await kept(memory))[0] > before[0]
+        restore(made, settings.data_dir, clock=SystemClock(), force=True)
+        assert await kept(memory) == before
+    async with Memory(words) as fresh:
+        await ready(fresh)
+        assert await kept(fresh) == before
+
+
 async def test_a_write_notices_the_replacement_before_any_poll(settings: Settings) -> None:
     lazy = settings.model_copy(update={"poll_seconds": 60.0})
     async with Memory(lazy) as memory:
@@ -228,6 +259,38 @@ async def test_a_follower_cannot_write_what_it_worked_out_of_another_store(setti
     assert caught.value.code == "cursor_moved"
     assert (await engine.write(learn("e1"))).entries
     await engine.close()
+
+
+async def test_a_write_that_waits_no_longer_for_its_turn_does_not_slip_in_before_the_replacement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    await a_store(data, "old")
+    made = save(data)
+    engine = SqliteEngine(data / "memory.db", TextRecipe(), lock_seconds=0.01, busy_seconds=0.01)
+    await engine.open()
+    await engine.write(create("new"))
+    saving, going_on = threading.Event(), threading.Event()
+    head = restore_module._head
+
+    def slowly(database: Path) -> int:
+        position = head(database)
+        saving.set()
+        assert going_on.wait(PATIENCE)
+        return position
+
+    monkeypatch.setattr(restore_module, "_head", slowly)
+    restoring = asyncio.create_task(asyncio.to_thread(restore, made, data, clock=SystemClock(), force=True))
+    assert await asyncio.to_thread(saving.wait, PATIENCE)
+    with pytest.raises(StoreBusyError, match="being restored"):
+        await engine.write(create("between"))
+    going_on.set()
+    done = await restoring
+    assert done.saved is not None
+    assert done.saved.manifest["episodes"] == 2
+    await engine.write(create("between"))
+    await engine.close()
+    assert (await content(data))[0] == ["between", "old"]
 
 
 KILLED = """

@@ -18,6 +18,7 @@ from memory_mcp.settings import Settings
 from memory_mcp.storage import backup, queries
 from memory_mcp.storage.engine import StoreMovedError
 from memory_mcp.storage.journal import Journal
+from memory_mcp.storage.restore import restore
 from memory_mcp.storage.sqlite import SqliteEngine
 from tests.conftest import PATIENCE, call, connected
 from tests.services.support import eventually, ready, start, took
@@ -165,6 +166,22 @@ async def test_a_server_whose_database_is_deleted_keeps_every_write_until_it_is_
         for server in (client, other):
             told = await call(server, "get_episode", **episode)
             assert [step["tool"] for step in told["steps"]] == ["before", "without 0", "without 1", "without 2"]
+
+
+async def test_servers_that_do_nothing_let_go_of_a_deleted_database_so_that_it_can_be_restored(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    database = data / "memory.db"
+    async with connected(data, *SERVER, **OFTEN) as one, connected(data, *SERVER, **OFTEN) as two:
+        episode = {"episode_id": (await call(one, "create_episode", task_description="Survive"))["episode_id"]}
+        assert (await call(two, "get_episode", **episode))["status"] == "open"
+        made = backup.create(database, backup.place_of(data), clock=SystemClock(), reason="manual")
+        lose(database, "missing")
+        done = await asyncio.to_thread(restore, made, data, clock=SystemClock())
+        assert done.replaced == "nothing"
+        for server in (one, two):
+            await overall(server, "healthy")
+            assert "pending" not in await call(server, "add_episode_step", **episode, tool="afterwards")
+        assert len((await call(one, "get_episode", **episode))["steps"]) == 2
 
 
 async def test_a_server_that_starts_over_an_empty_database_says_so_and_keeps_writes(tmp_path: Path) -> None:
