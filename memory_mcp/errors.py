@@ -139,8 +139,8 @@ class StoreCorruptError(StorageUnavailableError):
 
     code = "store_corrupt"
     default_hint = (
-        "Run `memory-mcp storage verify` to see what is damaged, and put back a backup with `memory-mcp backup restore`;"
-        " writes that were accepted as pending are carried out afterwards."
+        "Run `memory-mcp storage verify` to see what is damaged, and put back a backup with"
+        " `memory-mcp backup restore`; writes that were accepted as pending are carried out afterwards."
     )
 
 
