@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-NAMES = ["startup", "steps", "roundtrip", "importing", "embedder", "size", "workbench"]
+NAMES = ["startup", "steps", "roundtrip", "importing", "embedder", "size", "workbench", "durability"]
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ The same seed makes the same choices, but not the same instants: those belong to
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections import Counter
@@ -18,13 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mcp import Client
+from mcp import Client, StdioServerParameters
 
 from memory_mcp.memory import boot_id
 from memory_mcp.storage import queries
 from memory_mcp.storage.cache import Cache
 from memory_mcp.storage.learned import LEARNING
-from tests.conftest import PATIENCE, call, connected
+from tests.conftest import PATIENCE, PROGRAM, call
 from tests.durability.audit import audit, reading
 from tests.durability.book import Book, Entry, State, compare
 from tests.durability.writer import Writer
@@ -213,7 +214,13 @@ class Run:
     async def _look_anew(self) -> None:
         """A server that has seen nothing of all this finds everything."""
         written = {entry.episode_id for entry in self.book.entries if entry.create.state is State.ACKNOWLEDGED}
-        async with connected(self.data_dir, "--embedder", "none", **self.environment) as client:
+        # not `connected`, which bounds all of it: after many kills there is much to read
+        parameters = StdioServerParameters(
+            command=str(PROGRAM),
+            args=["serve", "--data-dir", str(self.data_dir), "--embedder", "none"],
+            env={**os.environ, **self.environment},
+        )
+        async with Client(parameters) as client:
             await self._read_through(client, written)
             health = await call(client, "health_check")
             if health["overall"] != "healthy":
