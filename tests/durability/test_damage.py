@@ -94,7 +94,7 @@ def test_a_damaged_page_of_the_store_is_told_and_writes_wait_until_it_is_mended(
         new = wire.call("create_episode", task_description="begun over a damaged store")
         assert new["pending"]
         health = wire.call("health_check")
-        assert health["overall"] == "degraded"
+        assert health["overall"] == "unhealthy"
         assert health["primary_storage"]["status"] == "unhealthy"
         assert health["primary_storage"]["code"] == "store_corrupt"
         assert "backup restore" in health["primary_storage"]["hint"]

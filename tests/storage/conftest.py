@@ -39,7 +39,7 @@ async def engine(open_engine: OpenEngine) -> SqliteEngine:
 
 @pytest.fixture(scope="session")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that nobody may change."""
+    """A store that has lived, and that nobody may change."""
     directory = tmp_path_factory.mktemp("lived") / "data"
     asyncio.run(live(directory))
     return directory

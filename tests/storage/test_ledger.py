@@ -12,10 +12,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sqlcipher3 import dbapi2 as sqlite
 
+from memory_mcp.retrieval.recipe import TextRecipe
 from memory_mcp.storage import queries
-from memory_mcp.storage.ledger import verify
-from memory_mcp.storage.sqlite_session import SqliteSession
-from tests.storage.support import add, bare_session, carry_out, complete, create, receipt, step
+from memory_mcp.storage.ledger import SALVAGED, verify
+from memory_mcp.storage.sqlite_session import Fts5Index, SqliteSession
+from memory_mcp.storage.transaction import Transaction
+from tests.storage.support import add, bare_session, carry_out, command, complete, create, receipt, step
 
 COLUMNS = (
     "position",
@@ -52,8 +54,8 @@ def history() -> SqliteSession:
         add("b2", namespace="team/b"),
         complete("a2"),
     ]
-    for command in commands:
-        carry_out(session, command)
+    for item in commands:
+        carry_out(session, item)
     return session
 
 
@@ -230,3 +232,25 @@ def test_longer_chains_than_a_batch_are_walked_to_their_end() -> None:
     assert verify(session) == []
     session.run("UPDATE ledger SET at = at + 1 WHERE position = 777")
     assert [finding.sequence for finding in verify(session)] == [777]
+
+
+def test_a_gap_that_a_salvage_has_named_is_told_as_such_and_any_other_is_not() -> None:
+    with undone() as session:
+        lost = [
+            session.one("SELECT position, sequence FROM ledger WHERE namespace = 'default' AND sequence = $1", sequence)
+            for sequence in (3, 4, 6)
+        ]
+        named = {
+            "sequences": [[row[1], row[1]] for row in lost[:2] if row],
+            "positions": [[row[0], row[0]] for row in lost[:2] if row],
+        }
+        tx = Transaction(session, command("storage.salvage", {}), TextRecipe(), Fts5Index())
+        tx.append(SALVAGED, "store", "s", named)
+        for row in lost[:2]:
+            assert row is not None
+            session.run("DELETE FROM ledger WHERE position = $1", row[0])
+        found = verify(session)
+        assert [(finding.sequence, finding.named) for finding in found] == [(3, True)]
+        assert lost[2] is not None
+        session.run("DELETE FROM ledger WHERE position = $1", lost[2][0])
+        assert [finding.sequence for finding in verify(session) if not finding.named] == [7, 7, 0]

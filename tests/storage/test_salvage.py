@@ -245,6 +245,26 @@ def test_what_was_forgotten_is_not_brought_back(store: Path, tmp_path: Path) -> 
     assert told(verified(tmp_path / "new")) == []
 
 
+def test_what_lies_on_pages_that_were_given_up_is_not_brought_back(store: Path, tmp_path: Path) -> None:
+    with opened(store) as session:
+        for number in range(200):
+            session.run("SAVEPOINT ghost")
+            session.run(
+                "INSERT INTO episodes SELECT ns_hash, 'ghost' || $1, namespace, actor, status, task_type, domain,"
+                " task_description, context, metadata, NULL, NULL, NULL, NULL, NULL, 0, 0, started_at, NULL, 9999"
+                " FROM episodes WHERE namespace = 'default' LIMIT 1",
+                number,
+            )
+            session.run("RELEASE ghost")
+        session.run("DELETE FROM episodes WHERE episode_id LIKE 'ghost%'")
+        assert session.all("PRAGMA freelist_count") != [(0,)]
+        session.run("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert b"ghost" in (store / "memory.db").read_bytes()
+    report = salvaged(store, tmp_path / "new")
+    assert report["lost_positions"] == []
+    assert not [name for name in (*report["pieced"], *report["lost_episodes"]) if "ghost" in name]
+
+
 def test_only_an_empty_directory_is_filled(store: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "mine").write_text("mine")

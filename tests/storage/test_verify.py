@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from memory_mcp.memory import boot_id
+from memory_mcp.retrieval.recipe import TextRecipe
 from memory_mcp.services.verification import Verifier
 from memory_mcp.storage import queries
 from tests.storage.sound import contents, opened, repaired, run, told, verified
@@ -148,6 +149,12 @@ REPAIRABLE: dict[str, Spoiled] = {
         check="words",
         problem="other words",
     ),
+    "the index has the words in another order": spoiled(
+        f"DELETE FROM units_fts WHERE rowid = {TASK}",
+        f"INSERT INTO units_fts (rowid, terms) SELECT {TASK}, REVERSED_TERMS",
+        check="words",
+        problem="other words",
+    ),
     "the index is damaged": spoiled(
         "UPDATE units_fts_data SET block = zeroblob(length(block)) WHERE id > 100",
         check="words",
@@ -250,11 +257,20 @@ def test_a_sound_store_gives_no_finding(store: Path) -> None:
         assert session.one("SELECT 1 FROM units WHERE kind = 'pattern'")
 
 
+def reversed_terms(store: Path) -> str:
+    """The words of a task from the last to the first, as a value in SQL."""
+    with opened(store) as session:
+        row = session.one(f"SELECT text FROM units WHERE unit_id = {TASK}")
+    assert row is not None
+    recipe = TextRecipe()
+    return "'" + " ".join(reversed(recipe.terms(row[0]).split())) + "'"
+
+
 @pytest.mark.parametrize("name", REPAIRABLE)
 def test_what_is_spoiled_is_named_and_made_right(store: Path, name: str) -> None:
     case = REPAIRABLE[name]
     before = contents(store)
-    run(store, *case.statements)
+    run(store, *(statement.replace("REVERSED_TERMS", reversed_terms(store)) for statement in case.statements))
     found = told(verified(store))
     for check, subject, problem in case.findings:
         assert [item for item in found if item[0] == check and subject in item[1] and problem in item[2]], found

@@ -23,7 +23,7 @@ from memory_mcp.storage.verify.findings import Finding
 from tests.conftest import PATIENCE, call, connected, in_repository
 from tests.services.support import eventually
 from tests.storage.sound import NAMESPACES, contents, opened, repaired, run, told, verified
-from tests.storage.support import add
+from tests.storage.support import add, carry_out
 from tests.storage.test_verify import ONE
 
 HOPELESS = {
@@ -158,6 +158,14 @@ def test_a_cache_that_contradicts_the_store_is_named_and_emptied(
     before = (store / "memory.db").read_bytes()
     assert told(repaired(store)) == []
     assert (store / "memory.db").read_bytes() == before
+
+
+def test_a_cache_that_is_behind_the_store_is_no_finding(store: Path) -> None:
+    with opened(store) as session:
+        row = session.one("SELECT episode_id FROM episodes WHERE namespace = 'default' AND status = 'open' LIMIT 1")
+        assert row is not None
+        carry_out(session, add(row[0]))
+    assert told(verified(store)) == []
 
 
 def test_a_cache_that_is_ahead_of_the_ledger_is_named(store: Path) -> None:
