@@ -110,7 +110,8 @@ class StatusService:
             return {"status": "unhealthy", "breaker": breaker.state, **_told(error)}, None
         if self._store.damage is not None:
             # the probe looks at one page, and another one is damaged
-            return {"status": "unhealthy", "breaker": breaker.state, **_told(self._store.damage)}, None
+            told = {**_told(self._store.damage), "ledger_position": head}
+            return {"status": "unhealthy", "breaker": breaker.state, **told}, head
         return {
             "status": "healthy",
             "engine": self._store.engine.name,

@@ -139,7 +139,7 @@ async def test_room_comes_back_to_the_file_system(open_memory: Open, settings: S
     before = file.stat().st_size
     ruler = await open_memory(clock=clock, settings=ruled(settings, **{"*": {"max_episodes": 5}}))
     await apply(ruler, clock)
-    assert ruler.retention.compacted == 1
+    assert ruler.retention.compacted
     assert file.stat().st_size < before / 4
     assert len(await kept(memory)) == 5
 

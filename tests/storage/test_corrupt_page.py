@@ -21,7 +21,7 @@ async def test_a_destroyed_page_shows_in_health_check_with_what_to_do(lived: Pat
         before = await call(client, "health_check")
         assert before["overall"] == "healthy"
         error = await refused(client, "get_metrics", metric_type="patterns")
-        assert error["code"] == "storage_unavailable"
+        assert error["code"] == "store_corrupt"
         health = await call(client, "health_check")
         assert health["overall"] == "unhealthy"
         primary = health["primary_storage"]

@@ -155,7 +155,7 @@ async def test_a_server_whose_database_is_deleted_keeps_every_write_until_it_is_
         for number, server in enumerate((client, other, client)):
             answer = await call(server, "add_episode_step", **episode, tool=f"without {number}")
             assert answer["pending"] is True
-        health = await overall(client, "degraded")
+        health = await overall(client, "unhealthy")
         assert health["primary_storage"]["code"] == "store_corrupt"
         assert "backup restore" in health["primary_storage"]["hint"]
         assert not database.exists()
