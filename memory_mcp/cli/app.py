@@ -21,7 +21,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"memory-mcp {__version__}")
