@@ -25,7 +25,6 @@ app = typer.Typer(
 )
 app.add_typer(backups, name="backup")
 
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"memory-mcp {__version__}")
