@@ -17,8 +17,10 @@ from memory_mcp.errors import (
     SnapshotExistsError,
     SnapshotNotFoundError,
 )
-from memory_mcp.memory import Memory
+from memory_mcp.memory import Memory, boot_id
 from memory_mcp.records.episode import EpisodeDraft, Outcome, StepDraft
+from memory_mcp.services.verification import Verifier
+from memory_mcp.settings import Settings
 from memory_mcp.storage.ledger import verify
 from tests.conftest import ManualClock, Open
 
@@ -263,3 +265,31 @@ async def test_the_changes_since_a_position_are_exported_in_order_and_whole(memo
     episodes = [episode async for episode in memory.history.changed_episodes("default", start)]
     assert [episode.episode_id for episode in episodes] == [name]
     assert len(episodes[0].steps) == 4
+
+
+async def test_going_back_and_forgetting_leave_a_store_in_which_nothing_is_found(
+    memory: Memory, settings: Settings
+) -> None:
+    names = await some_work(memory)
+    assert found(settings) == []
+    await memory.history.create_snapshot("good", "default")
+    more = await whole(memory, "other", "!tools", "altogether")
+    await memory.episodes.complete(names[-1], Outcome(type="failure"), "default")
+    await memory.settle()
+    done = await memory.history.roll_back("good", "default")
+    assert found(settings) == []
+    await memory.history.undo(done["position"], "default")
+    assert found(settings) == []
+    await memory.forgetting.forget([more, names[0]], "default")
+    assert found(settings) == []
+    await memory.history.roll_back("good", "default")
+    await memory.settle()
+    assert found(settings) == []
+
+
+def found(settings: Settings) -> list[str]:
+    """What `storage verify` finds."""
+    return [
+        f"{item.check}: {item.subject}: {item.problem}"
+        for item in Verifier(settings.data_dir, boot_id()).verify().findings
+    ]
