@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,7 +51,7 @@ else:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            # taken, or a file system without locks: the deadline decides
+            # taken, or a file system without locks: what comes next decides
             return False
         return True
 
@@ -80,9 +81,10 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._main = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._main_path, self._next_path = str(path), f"{path}.next"
+        self._main = _open(self._main_path)
         try:
-            self._next = os.open(f"{path}.next", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._next = _open(self._next_path)
         except OSError:
             os.close(self._main)
             raise
@@ -95,26 +97,23 @@ class FileLock:
         no longer sure of its turn.
         """
         until = time.monotonic() + deadline_seconds
-        have = False
+        held: int | None = None
+        place = _take(self._next, self._next_path, until)
+        if place is not None:
+            try:
+                held = _take(self._main, self._main_path, until)
+            finally:
+                _give(place, self._next)
         try:
-            if self._acquire(self._next, until):
-                try:
-                    have = self._acquire(self._main, until)
-                finally:
-                    _unlock(self._next)
-            yield have
+            yield held is not None
         finally:
-            if have:
-                _unlock(self._main)
+            if held is not None:
+                _give(held, self._main)
 
     def close(self) -> None:
         for descriptor in (self._main, self._next):
             with suppress(OSError):
                 os.close(descriptor)
-
-    @staticmethod
-    def _acquire(descriptor: int, until: float) -> bool:
-        return _until(_try_lock, descriptor, until - time.monotonic())
 
 
 class Presence:
@@ -138,6 +137,71 @@ class Presence:
         """Give it back."""
         with suppress(OSError):
             os.close(self._descriptor)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _take(descriptor: int, path: str, until: float) -> int | None:
+    """Lock a file: the descriptor that holds the lock, which is another one where that took a wait; None at the end
+    of the time."""
+    if _try_lock(descriptor):
+        return descriptor
+    if sys.platform == "win32":  # pragma: no cover - this platform is not tested
+        return descriptor if _until(_try_lock, descriptor, until - time.monotonic()) else None
+    seconds = until - time.monotonic()
+    return _Wait(path).end(seconds) if seconds > 0 else None
+
+
+def _give(held: int, own: int) -> None:
+    if held == own:
+        _unlock(own)
+    else:
+        os.close(held)
+
+
+class _Wait:
+    """A wait in the kernel's own queue, on a thread, so that who waits can give up.
+
+    Asking again and again instead keeps both cores of a small machine busy when thirty processes do it. The thread
+    has a descriptor of its own: what it gets too late is given back with that, and nobody else's.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._decided = threading.Lock()
+        self._over = threading.Event()
+        self._given_up = False
+        self._held: int | None = None
+        threading.Thread(target=self._wait, name="file-lock", daemon=True).start()
+
+    def end(self, seconds: float) -> int | None:
+        """The descriptor that holds the lock; None if it was not had in time."""
+        self._over.wait(seconds)
+        with self._decided:
+            self._given_up = self._held is None
+            return self._held
+
+    def _wait(self) -> None:
+        try:
+            descriptor = _open(self._path)
+        except OSError:
+            self._over.set()
+            return
+        kept = False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with self._decided:
+                if not self._given_up:
+                    self._held, kept = descriptor, True
+        except OSError:
+            # a file system without locks: nothing was had
+            kept = False
+        finally:
+            if not kept:
+                os.close(descriptor)
+            self._over.set()
 
 
 def _until(attempt: Callable[[int], bool], descriptor: int, seconds: float) -> bool:
