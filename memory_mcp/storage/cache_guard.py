@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_WRITE_SECONDS = 0.5
+# with thirty processes that write, a turn can take its time; one that was stopped never gives it back
+_WRITE_SECONDS = 2.0
 
 
 class CacheGuard:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from typing import Protocol
 
@@ -25,9 +26,10 @@ _FAILURE_PAUSE = 1.0
 # where wakes work, the poll only finds what a process committed just before it died
 _POLL_WITH_WAKES = 1.0
 # a process that writes all the time is not followed more closely than this
-_WAKE_SPACING = 0.02
+_WAKE_SPACING = 0.05
 # work of another process is left to that process for so long: it is at it already, most of the time
-_PATIENCE = 0.1
+_PATIENCE = 0.5
+_SPREAD_SECONDS = 0.1
 
 
 class Follower(Protocol):
@@ -66,6 +68,7 @@ class Upkeep:
         self._clock = clock
         self._wakes = wakes
         self._woken = asyncio.Event()
+        self._spread = random.Random()
         # one catch-up at a time
         self._following = asyncio.Lock()
         self._poll_seconds = poll_seconds
@@ -168,7 +171,10 @@ class Upkeep:
             self._woken.clear()
             try:
                 if not self._cache_moved():
-                    await self._follow_others()
+                    # the writer is about to; were all to do it at once, each would wait for all others
+                    await asyncio.sleep(self._spread.uniform(0, _SPREAD_SECONDS))
+                    if not self._cache_moved():
+                        await self._follow_others()
                 self._ring_others()
             except Exception as error:  # noqa: BLE001 - as above; the watch tries again
                 self._failed("sync", error)

@@ -259,8 +259,7 @@ class Store:
         Raises:
             StorageUnavailableError: the store is out of order.
         """
-        head = await self.read(queries.head_position)
-        applied = self._applied(head)
+        head, applied = await self._levels(self.read)
         started = self.from_cache(self.cache.started)
         if started is False:
             await self._fill(head)
@@ -385,8 +384,7 @@ class Store:
                 try:
                     self._notice_replacement()
                     self._guard.open(self.engine.store_id)
-                    head = await self.engine.read(queries.head_position)
-                    self._applied(head)
+                    head, _ = await self._levels(self.engine.read)
                     # whoever wrote last may not have reached the cache any more
                     self._guard.missed(head)
                 except BaseException:
@@ -416,17 +414,24 @@ class Store:
             if found is not None:
                 await self._guard.tell(partial(self.cache.fill, found, position))
 
-    def _applied(self, head: int) -> int | None:
-        """What the cache has applied of a ledger that stands at `head`; None when it is out of order."""
+    async def _levels(self, ask: Callable[[Callable[[Session], int]], Awaitable[int]]) -> tuple[int, int | None]:
+        """Where the ledger stands, and what the cache has applied of it; None when the cache is out of order.
 
-        def look() -> int:
-            self.cache.refresh()
-            if self.cache.applied() > head:
-                # left over from a store that was replaced by an older copy
-                self.cache.rebuild()
-            return self.cache.applied()
+        The cache is asked first. It never knows of more than the ledger, so what it has applied by then cannot lie
+        behind where the ledger stands later, however many processes write meanwhile.
+        """
+        applied = self.from_cache(lambda: self._look())
+        head = await ask(queries.head_position)
+        if applied is not None and applied > head:
+            # left over from a store that was replaced by an older copy
+            applied = self.from_cache(lambda: self._look(rebuild=True))
+        return head, applied
 
-        return self.from_cache(look)
+    def _look(self, *, rebuild: bool = False) -> int:
+        self.cache.refresh()
+        if rebuild:
+            self.cache.rebuild()
+        return self.cache.applied()
 
 
 def _snapshot(session: Session, namespace: str, episode_id: str) -> tuple[Json | None, int]:

@@ -37,6 +37,7 @@ _COMMITTED, _ASK = b"\0", b"\1"
 _NOWHERE = "none"
 # commits that follow each other closer than this share a wake
 _SPACING = 0.002
+_DEAF_SECONDS = 0.02
 # a change of the directory may hide behind another one within this time: its clock ticks in steps
 _MTIME_SECONDS = 0.05
 _GONE = (errno.ECONNREFUSED, errno.ENOENT)
@@ -62,6 +63,7 @@ class Wakes:
         self._listed: tuple[int, list[str]] = (0, [])
         self._next_send = 0.0
         self._later: asyncio.TimerHandle | None = None
+        self._deaf: asyncio.TimerHandle | None = None
 
     @property
     def working(self) -> bool:
@@ -147,13 +149,19 @@ class Wakes:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.bind(str(_path(directory, self.owner)))
+        self._listen()
+
+    def _listen(self) -> None:
+        self._deaf = None
+        assert self._socket is not None
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._receive)
 
     def _unbind(self) -> None:
         bound, self._socket, self._directory = self._socket, None, None
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
+        for timer in (self._later, self._deaf):
+            if timer is not None:
+                timer.cancel()
+        self._later = self._deaf = None
         if bound is not None:
             with suppress(NotImplementedError):
                 asyncio.get_running_loop().remove_reader(bound.fileno())
@@ -172,6 +180,10 @@ class Wakes:
         if count:
             self.received += count
             self._listener(asked)
+            # of many that come in a row, the first is heard at once and the rest together
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket.fileno())
+            self._deaf = loop.call_later(_DEAF_SECONDS, self._listen)
 
     def _send(self) -> None:
         self._later = None
