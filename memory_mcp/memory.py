@@ -29,6 +29,7 @@ from memory_mcp.services.retention import Retention
 from memory_mcp.services.status import StatusService
 from memory_mcp.settings import Settings
 from memory_mcp.storage import filesystem
+from memory_mcp.storage.backup import place_of
 from memory_mcp.storage.backup_schedule import ScheduledBackups
 from memory_mcp.storage.cache import Cache
 from memory_mcp.storage.engine import Engine
@@ -120,11 +121,19 @@ class Memory:
             self.store, guidance, self.learner, self.metrics, self.clock, self.ids, settings.actor
         )
         self.history = HistoryService(self.store, self.clock, self.ids, settings.actor)
-        self.forgetting = ForgetService(self.store, self.clock, self.ids, settings.actor)
+        self.forgetting = ForgetService(self.store, self.clock, self.ids, place_of(data), settings.actor)
         self.recall = RecallService(self.store, search, self.semantic, books)
         self.patterns = PatternService(self.store, books)
         self.status = StatusService(
-            self.store, self.semantic, self.learner, self.upkeep, self.leases, self.metrics, data, self.backups
+            self.store,
+            self.semantic,
+            self.learner,
+            self.upkeep,
+            self.leases,
+            self.metrics,
+            data,
+            self.backups,
+            self.retention,
         )
 
     async def open(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,30 @@ def verify(
     _tell(report.as_dict())
     if report.errors:
         raise typer.Exit(1)
+
+
+@storage.command()
+def compact(data_dir: DataDir = None) -> None:
+    """Rewrite the database without free pages, and the cache with it. Servers may run; their writes wait meanwhile."""
+    from memory_mcp.memory import Memory
+
+    settings = settings_from(data_dir=data_dir, embedder="none")
+
+    async def work() -> Json:
+        async with Memory(settings) as memory:
+            before = await memory.status.metrics(settings.namespace, "storage")
+            scrubbed = await memory.forgetting.scrub()
+            after = await memory.status.metrics(settings.namespace, "storage")
+        return {
+            "scrubbed": scrubbed,
+            "bytes_before": before["storage"]["bytes"]["total"],
+            "bytes_after": after["storage"]["bytes"]["total"],
+        }
+
+    try:
+        typer.echo(json.dumps(asyncio.run(work())))
+    except MemoryMCPError as error:
+        raise stop(error) from None
 
 
 @storage.command("checkpoint")

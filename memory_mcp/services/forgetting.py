@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 from memory_mcp.clock import Clock, IdFactory
 from memory_mcp.errors import EpisodeNotFoundError, InvalidInputError, StorageUnavailableError
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import Command, namespace_hash
 from memory_mcp.services.history import missing_effects
-from memory_mcp.storage import queries
+from memory_mcp.storage import backup_files, queries
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.store import Store
 
@@ -19,7 +22,8 @@ _PAUSE = 0.1
 class ForgetService:
     """`forget`, with its blast radius told before. What was forgotten cannot be brought back."""
 
-    def __init__(self, store: Store, clock: Clock, ids: IdFactory, actor: str = "") -> None:
+    def __init__(self, store: Store, clock: Clock, ids: IdFactory, backups: Path, actor: str = "") -> None:
+        self._backups = backups
         self._store = store
         self._clock = clock
         self._ids = ids
@@ -28,13 +32,15 @@ class ForgetService:
     async def preview(self, episode_ids: list[str], namespace: str) -> Json:
         """What forgetting some episodes would erase and derive again; changes nothing.
 
-        `{episodes, patterns: {vanish, recounted}, shown_to, credits, scopes, search_units, vectors, snapshots}`
+        `{episodes, patterns: {vanish, recounted}, shown_to, credits, scopes, search_units, vectors, snapshots,
+        backups}`; snapshots and backups are those of a time when the episodes were there.
 
         Raises:
             EpisodeNotFoundError, InvalidInputError, StorageUnavailableError
         """
         _check(episode_ids)
-        return await self._store.read(lambda session: blast_radius(session, namespace, episode_ids))
+        radius = await self._store.read(lambda session: blast_radius(session, namespace, episode_ids))
+        return {**radius, "backups": await self._holding(radius.pop("since"))}
 
     async def forget(self, episode_ids: list[str], namespace: str, *, reason: str = "") -> Json:
         """Erase episodes and all that was derived from them; answers like `preview`, with `position` and `scrubbed`.
@@ -60,7 +66,8 @@ class ForgetService:
         written = await self._store.write_derived(
             Command("episode.forget", namespace, payload, self._ids.new(), self._clock.now(), self._actor)
         )
-        return {**radius, "position": written.position, "scrubbed": await self.scrub()}
+        kept = await self._holding(radius.pop("since"))
+        return {**radius, "backups": kept, "position": written.position, "scrubbed": await self.scrub()}
 
     async def scrub(self) -> bool:
         """Leave no trace of what was erased in the files: in free pages, in old log frames, in the cache."""
@@ -74,9 +81,14 @@ class ForgetService:
         await self._store.renew_journal()
         return done
 
+    async def _holding(self, position: int) -> list[str]:
+        """Backups that were made since a position of the ledger: forgetting does not reach into them."""
+        found = await asyncio.to_thread(backup_files.scan, self._backups)
+        return [backup.name for backup in found.backups if backup.position >= position]
+
 
 def blast_radius(session: Session, namespace: str, episode_ids: list[str]) -> Json:
-    """See `ForgetService.preview`."""
+    """See `ForgetService.preview`; `since` is the position of the first entry about any of the episodes."""
     ns_hash = namespace_hash(namespace)
     forgotten = set(episode_ids)
     episodes: list[Json] = []
@@ -109,6 +121,7 @@ def blast_radius(session: Session, namespace: str, episode_ids: list[str]) -> Js
         "scopes": [{"domain": domain, "task_type": task_type} for domain, task_type in sorted(scopes)],
         "search_units": units,
         "vectors": vectors,
+        "since": first,
         "snapshots": [entry.subject_id for entry in queries.snapshots(session, namespace) if entry.position >= first],
     }
 

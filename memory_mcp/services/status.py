@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from memory_mcp.learning.follower import Learner
 from memory_mcp.metrics import Metrics
 from memory_mcp.records.base import Json
 from memory_mcp.retrieval.semantic import Semantic
+from memory_mcp.services.retention import Retention
 from memory_mcp.storage import pattern_queries, queries
 from memory_mcp.storage.backup_schedule import ScheduledBackups
 from memory_mcp.storage.followers import Upkeep
@@ -42,7 +44,9 @@ class StatusService:
         metrics: Metrics,
         data_dir: Path,
         backups: ScheduledBackups,
+        retention: Retention,
     ) -> None:
+        self._retention = retention
         self._store = store
         self._semantic = semantic
         self._learner = learner
@@ -181,9 +185,9 @@ class StatusService:
         }
 
     def _storage(self) -> Json:
-        files = {path.name: path.stat().st_size for path in sorted(self._data_dir.glob("memory.db*")) if path.is_file()}
         answer: Json = {
-            "bytes": files,
+            "bytes": _sizes(self._data_dir),
+            "retention": {"forgotten": self._retention.forgotten, "compacted": self._retention.compacted},
             "breakers": {
                 breaker.name: {"state": breaker.state, "failures": breaker.failures, "transitions": breaker.transitions}
                 for breaker in (self._store.store_breaker, self._store.cache_breaker)
@@ -195,6 +199,18 @@ class StatusService:
         except CacheUnavailableError as error:
             answer["cache"] = {"error": error.message}
         return answer
+
+
+def _sizes(data_dir: Path) -> dict[str, int]:
+    """Bytes of the database's files, and of what lies in each directory beside them."""
+    sizes: dict[str, int] = {}
+    for path in sorted(data_dir.rglob("*")):
+        name = path.relative_to(data_dir).parts[0]
+        # files come and go while they are counted
+        with contextlib.suppress(OSError):
+            if path.is_file() and (name.startswith("memory.db") or name != path.name):
+                sizes[name] = sizes.get(name, 0) + path.stat().st_size
+    return {**sizes, "total": sum(sizes.values())}
 
 
 def not_open(error: MemoryMCPError) -> Json:

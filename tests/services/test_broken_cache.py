@@ -17,6 +17,7 @@ from memory_mcp.settings import Settings
 from memory_mcp.storage import queries
 from tests.conftest import ManualClock, Open
 from tests.services.support import LATER, a_life, eventually, ready, start, took, tools_of
+from tests.storage.support import create
 
 
 def garbage(cache: Path) -> None:
@@ -142,3 +143,27 @@ async def test_a_cache_whose_writes_hang_slows_one_call_down_and_no_more(
         assert (await memory.status.health())["cache_storage"]["status"] == "unhealthy"
     finally:
         go.set()
+
+
+async def test_a_cache_is_not_taken_for_a_strangers_because_another_process_writes_meanwhile(
+    open_memory: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await open_memory(clock=ManualClock()), await open_memory(clock=ManualClock())
+    await one.upkeep.stop()
+    await other.upkeep.stop()
+    read, numbers = one.store.engine.read, iter(range(1_000))
+
+    async def slowly(work: Any) -> Any:
+        answer = await read(work)
+        if work is queries.head_position:
+            # between the answer of the store and what is made of it, the other one writes, and the cache has it
+            await other.store.write(create(f"meanwhile-{next(numbers)}"))
+        return answer
+
+    monkeypatch.setattr(one.store.engine, "read", slowly)
+    before = one.store.cache.file
+    for _ in range(5):
+        await one.store.catch_up()
+    assert one.store.cache.file == before
+    assert one.store.cache.rebuilds == 0
+    assert one.store.cache.applied() == 5
