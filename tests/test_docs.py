@@ -20,6 +20,10 @@ PAGES = [
     "docs/architecture.md",
     "docs/formats.md",
     "docs/cli.md",
+    "docs/backup.md",
+    "docs/guarantees.md",
+    "docs/history.md",
+    "docs/verify.md",
 ]
 ROOTS = ("memory_mcp/", "docs/", "scripts/", "tools/", "benchmarks/", "config/", "tests/")
 PACKAGES = ("cli", "server", "services", "storage", "retrieval", "learning", "records", "evaluation")
@@ -76,3 +80,14 @@ def test_every_option_of_the_program_is_described() -> None:
         options = re.findall(r"--[a-z][a-z-]*", told)
         assert options
         assert [option for option in options if option not in described] == []
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/backup.md", "docs/guarantees.md", "docs/history.md", "docs/verify.md"]
+)
+def test_every_command_that_a_page_shows_is_one(page: str) -> None:
+    named = set(
+        re.findall(r"memory-mcp ((?:backup|storage|history|snapshot) [a-z]+|export|forget|import)", text_of(page))
+    )
+    described = text_of("docs/cli.md")
+    assert [name for name in sorted(named) if f"## memory-mcp {name}" not in described] == []
