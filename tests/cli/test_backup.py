@@ -161,6 +161,11 @@ async def test_running_servers_go_on_with_what_was_restored(run: Run, tmp_path: 
     assert (checked.code, checked.summary["findings"]) == (0, [])
 
 
+async def whole(client: Client, episode: dict[str, str]) -> Any:
+    """The episode with all its steps, not only the first page."""
+    return await call(client, "get_episode", **episode, token_budget=1_000_000)
+
+
 async def test_no_write_that_was_acknowledged_during_a_restore_is_in_neither_copy(run: Run, tmp_path: Path) -> None:
     data = tmp_path / "data"
     async with connected(data, *SERVER) as client:
@@ -181,12 +186,12 @@ async def test_no_write_that_was_acknowledged_during_a_restore_is_in_neither_cop
         over.set()
         await counting
         assert restored.code == 0, restored.err
-        told = await call(client, "get_episode", **episode)
+        told = await whole(client, episode)
         after = [step["tool"] for step in told["steps"]]
     saved = restored.summary["saved"]["name"]
     assert run("backup", "restore", saved, "--force").code == 0
     async with connected(data, *SERVER) as client:
-        before = [step["tool"] for step in (await call(client, "get_episode", **episode))["steps"]]
+        before = [step["tool"] for step in (await whole(client, episode))["steps"]]
     assert before
     assert before + after == acknowledged
 

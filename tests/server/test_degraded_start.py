@@ -119,7 +119,7 @@ def test_a_broken_database_is_left_alone_and_writes_wait_for_a_better_one(tmp_pa
         for tool in ("query_memory", "analyze_patterns", "recommend_playbook", "get_metrics"):
             result = wire.result(tool, EVERY_TOOL[tool])
             if result["isError"]:
-                assert result["structuredContent"]["code"] == "storage_unavailable"
+                assert result["structuredContent"]["code"] in ("storage_unavailable", "store_corrupt")
                 assert str(tmp_path) not in result["content"][0]["text"]
             else:
                 assert result["structuredContent"]["degraded"] is True

@@ -30,7 +30,7 @@ Budget = Annotated[int, Field(ge=0, le=1_000_000, description="Tokens the answer
 Fields = Annotated[list[str], Field(max_length=50, description="Only these fields of each item.")]
 Actor = Annotated[str, Field(description="Who acts, e.g. the agent's name.")]
 EpisodeId = Annotated[str, Field(description="Id from create_episode.")]
-AsOf = Annotated[str, Field(description="As it was then: a snapshot, an ISO 8601 time, or a ledger position.")]
+AsOf = Annotated[str, Field(description="Snapshot, time or ledger position.")]
 OpenEpisode = Annotated[str, Field(description="Your open episode: the memory learns what helped it.")]
 
 
