@@ -24,7 +24,7 @@ def one_of(values: tuple[str, ...], text: str) -> Any:
 
 # Free text is annotated as plain `str`: of any other annotation the SDK parses text that looks like JSON.
 TaskTypeText = Annotated[str, one_of(TASK_TYPES, "Kind of task.")]
-Domain = Annotated[str, Field(description="Area, e.g. a project, product or customer.")]
+Domain = Annotated[str, Field(description="Area, e.g. a project or product.")]
 Namespace = Annotated[str, Field(description="Isolated memory; empty: the default one.")]
 Budget = Annotated[int, Field(ge=0, le=1_000_000, description="Tokens the answer may take; 0: a default.")]
 Fields = Annotated[list[str], Field(max_length=50, description="Only these fields of each item.")]
