@@ -133,7 +133,9 @@ class EpisodeService:
             # the completion is durable; the follower will learn from it later
             _log.warning("learning from %s is put off: %s", episode_id, error)
             return {**answer, "learning": "pending"}
-        assert found is not None
+        if found is None:
+            # a rule of retention, a rollback or a restore was faster; the completion was stored all the same
+            return {**answer, "learning": "gone"}
         return {**answer, **_learned(episode_from(found), patterns)}
 
     async def get(

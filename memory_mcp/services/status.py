@@ -143,7 +143,11 @@ class StatusService:
             pending = self._store.pending()
         except StorageUnavailableError as error:
             return {"status": "unhealthy", "error": error.message}
-        return {"status": "degraded" if pending else "healthy", "pending_writes": pending}
+        answer: Json = {"status": "degraded" if pending else "healthy", "pending_writes": pending}
+        if conflicts := self._store.writes["conflicts"]:
+            # of this process; all of them are in the ledger
+            answer["conflicts"] = conflicts
+        return answer
 
     async def _system(self, store_status: Status) -> Json:
         status: Status = "healthy"

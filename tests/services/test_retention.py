@@ -165,3 +165,19 @@ def test_rules_come_from_environment_and_wrong_ones_are_refused(monkeypatch: pyt
         monkeypatch.setenv("MEMORY_MCP_RETENTION", wrong)
         with pytest.raises(SettingsError):
             load_settings()
+
+
+async def test_an_episode_that_a_rule_takes_at_once_is_completed_all_the_same(
+    open_memory: Open, settings: Settings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = await open_memory(clock=clock, settings=ruled(settings, default={"max_episodes": 0}))
+    catch_up = memory.learner.catch_up
+
+    async def and_then_it_is_gone(position: int) -> None:
+        await catch_up(position)
+        await apply(memory, clock)
+
+    monkeypatch.setattr(memory.learner, "catch_up", and_then_it_is_gone)
+    episode_id = await begin(memory)
+    done = await memory.episodes.complete(episode_id, Outcome(type="success"), "default")
+    assert (done["status"], done["learning"]) == ("completed", "gone")
