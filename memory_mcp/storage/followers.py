@@ -28,7 +28,7 @@ _POLL_WITH_WAKES = 1.0
 # a process that writes all the time is not followed more closely than this
 _WAKE_SPACING = 0.05
 # work of another process is left to that process for so long: it is at it already, most of the time
-_PATIENCE = 0.5
+_PATIENCE = 1.0
 _SPREAD_SECONDS = 0.1
 
 

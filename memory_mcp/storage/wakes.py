@@ -37,7 +37,8 @@ _COMMITTED, _ASK = b"\0", b"\1"
 _NOWHERE = "none"
 # commits that follow each other closer than this share a wake
 _SPACING = 0.002
-_DEAF_SECONDS = 0.02
+# seconds for which wakes are let wait: after one, and where they come all the time
+_DEAF = (0.005, 0.08)
 # a change of the directory may hide behind another one within this time: its clock ticks in steps
 _MTIME_SECONDS = 0.05
 _GONE = (errno.ECONNREFUSED, errno.ENOENT)
@@ -64,6 +65,7 @@ class Wakes:
         self._next_send = 0.0
         self._later: asyncio.TimerHandle | None = None
         self._deaf: asyncio.TimerHandle | None = None
+        self._deaf_seconds, self._heard_at = _DEAF[0], 0.0
 
     @property
     def working(self) -> bool:
@@ -180,10 +182,14 @@ class Wakes:
         if count:
             self.received += count
             self._listener(asked)
-            # of many that come in a row, the first is heard at once and the rest together
+            # the first of many is heard at once and the others together, the longer they go on the more of them:
+            # with thirty processes that write all the time, hearing each one would be most of the work
             loop = asyncio.get_running_loop()
+            pause = loop.time() - self._heard_at
+            self._heard_at = loop.time()
+            self._deaf_seconds = min(_DEAF[1], 2 * self._deaf_seconds) if pause < 2 * self._deaf_seconds else _DEAF[0]
             loop.remove_reader(self._socket.fileno())
-            self._deaf = loop.call_later(_DEAF_SECONDS, self._listen)
+            self._deaf = loop.call_later(self._deaf_seconds, self._listen)
 
     def _send(self) -> None:
         self._later = None
