@@ -28,7 +28,8 @@ _POLL_WITH_WAKES = 1.0
 # a process that writes all the time is not followed more closely than this
 _WAKE_SPACING = 0.05
 # work of another process is left to that process for so long: it is at it already, most of the time
-_PATIENCE = 1.0
+# (there is hardly any, there is a lot all the time)
+_PATIENCE = (0.1, 1.0)
 _SPREAD_SECONDS = 0.1
 
 
@@ -195,7 +196,8 @@ class Upkeep:
         self._tell_waiting()
         self._ring_if(lambda lead: lead is None)
         if self._late is None:
-            self._late = asyncio.get_running_loop().call_later(_PATIENCE, self._ring_late)
+            busy = self._wakes is not None and self._wakes.busy
+            self._late = asyncio.get_running_loop().call_later(_PATIENCE[busy], self._ring_late)
 
     def _ring_late(self) -> None:
         self._late = None

@@ -72,6 +72,11 @@ class Wakes:
         """Whether others can wake this process."""
         return self._socket is not None
 
+    @property
+    def busy(self) -> bool:
+        """Whether wakes come all the time."""
+        return self._deaf_seconds > _DEAF[0]
+
     def open(self, listener: Callable[[bool], None]) -> bool:
         """Bind the socket; False where there can be none.
 
