@@ -122,6 +122,7 @@ class Memory:
         )
         self.history = HistoryService(self.store, self.clock, self.ids, settings.actor)
         self.forgetting = ForgetService(self.store, self.clock, self.ids, place_of(data), settings.actor)
+        self.upkeep.add(self.forgetting)
         self.recall = RecallService(self.store, search, self.semantic, books)
         self.patterns = PatternService(self.store, books)
         self.status = StatusService(

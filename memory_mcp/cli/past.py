@@ -132,7 +132,7 @@ def export(
                 async for episode in memory.history.changed_episodes(space, since):
                     file.write(jsonl.dump(episode) + "\n")
                     lines += 1
-        return {"exported": lines, "position": await memory.history.position(space, str(1 << 62))}
+        return {"exported": lines, "position": await memory.history.head()}
 
     errors.print(json.dumps(_run(data_dir, namespace, call)))
 

@@ -120,7 +120,7 @@ def _counted(session: Session, namespace: str, position: int) -> Iterator[tuple[
 def _kept(session: Session, namespace: str, subject: str, at: int) -> LedgerEntry | None:
     """The entry that took over what an erased one told, when something that the episode was shown was forgotten."""
     later = queries.history(session, namespace, subject, after=at)
-    return next((entry for entry in later if entry.operation == "episode.restored" and entry.payload is not None), None)
+    return next((entry for entry in later if at in entry.data().get("stands_for", ())), None)
 
 
 def _bodies(session: Session, namespace: str) -> dict[str, tuple[str, str, str]]:

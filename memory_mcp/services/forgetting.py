@@ -6,9 +6,15 @@ import asyncio
 from pathlib import Path
 
 from memory_mcp.clock import Clock, IdFactory
-from memory_mcp.errors import EpisodeNotFoundError, InvalidInputError, StorageUnavailableError
+from memory_mcp.errors import (
+    EpisodeNotFoundError,
+    InvalidInputError,
+    StorageError,
+    StorageUnavailableError,
+    TooLargeError,
+)
 from memory_mcp.records.base import Json
-from memory_mcp.records.ledger import Command, namespace_hash
+from memory_mcp.records.ledger import DEFAULT_NAMESPACE, Command, namespace_hash
 from memory_mcp.services.history import missing_effects
 from memory_mcp.storage import backup_files, queries
 from memory_mcp.storage.session import Session
@@ -17,10 +23,17 @@ from memory_mcp.storage.store import Store
 MAX_AT_ONCE = 1_000
 _TRIALS = 50
 _PAUSE = 0.1
+MAX_REASON = 1_000
+_LEFT_TO_ITS_AUTHOR = 60_000_000
 
 
 class ForgetService:
-    """`forget`, with its blast radius told before. What was forgotten cannot be brought back."""
+    """`forget`, with its blast radius told before. What was forgotten cannot be brought back.
+
+    It is a follower too, for what a process that was killed has begun.
+    """
+
+    name = "scrub"
 
     def __init__(self, store: Store, clock: Clock, ids: IdFactory, backups: Path, actor: str = "") -> None:
         self._backups = backups
@@ -45,14 +58,17 @@ class ForgetService:
     async def forget(self, episode_ids: list[str], namespace: str, *, reason: str = "") -> Json:
         """Erase episodes and all that was derived from them; answers like `preview`, with `position` and `scrubbed`.
 
-        `scrubbed` tells whether the files hold no trace any more; it is false when another process kept reading an old
-        page for so long that the log of the database could not be emptied, and `memory-mcp storage compact` helps.
+        `scrubbed` tells whether the files hold no trace any more. Where it is false, `scrub_error` says what was in the
+        way (another process that keeps reading an old page, a full disk); a process on the data directory tries again
+        later, and `memory-mcp storage compact` does so at once.
 
         Raises:
             EpisodeNotFoundError, InvalidInputError, ConflictError: nothing was erased.
             StorageUnavailableError: the store is out of order.
         """
         _check(episode_ids)
+        if len(reason) > MAX_REASON:
+            raise TooLargeError(f"reason: has {len(reason)} characters; the limit is {MAX_REASON}")
         if self._store.pending() and not await self._store.drain():
             raise StorageUnavailableError("writes still wait in the journal; they may belong to what is forgotten")
 
@@ -67,10 +83,29 @@ class ForgetService:
             Command("episode.forget", namespace, payload, self._ids.new(), self._clock.now(), self._actor)
         )
         kept = await self._holding(radius.pop("since"))
-        return {**radius, "backups": kept, "position": written.position, "scrubbed": await self.scrub()}
+        answer: Json = {**radius, "backups": kept, "position": written.position, "scrubbed": False}
+        try:
+            answer["scrubbed"] = await self.scrub()
+        except StorageError as error:
+            answer["scrub_error"] = error.message
+        return answer
+
+    async def step(self) -> bool:
+        """Finish what a process that was killed has left in the files; this is a follower's step, never with more."""
+        due = await self._store.read(queries.scrub_due)
+        age = self._clock.now() - due
+        # who has forgotten something is at it
+        if due and not 0 <= age < _LEFT_TO_ITS_AUTHOR:
+            await self.scrub()
+        return False
 
     async def scrub(self) -> bool:
-        """Leave no trace of what was erased in the files: in free pages, in old log frames, in the cache."""
+        """Leave no trace of what was erased in the files: in free pages, in old log frames, in the cache.
+
+        Raises:
+            StorageError: there is no room for it, or the store is out of order.
+        """
+        due = await self._store.read(queries.scrub_due)
         done = await self._store.compact()
         for _ in range(_TRIALS):
             if done:
@@ -79,6 +114,9 @@ class ForgetService:
             done = await self._store.engine.empty_log()
         await self._store.rebuild_cache()
         await self._store.renew_journal()
+        if done and due:
+            command = Command("scrub.done", DEFAULT_NAMESPACE, {"due": due}, self._ids.new(), self._clock.now())
+            await self._store.write_derived(command)
         return done
 
     async def _holding(self, position: int) -> list[str]:
@@ -116,7 +154,7 @@ def blast_radius(session: Session, namespace: str, episode_ids: list[str]) -> Js
     return {
         "episodes": episodes,
         "patterns": {"vanish": vanish, "recounted": sorted(patterns - set(vanish))},
-        "shown_to": [name for name in queries.shown_to(session, namespace, gone) if name not in forgotten],
+        "shown_to": sorted(set(queries.entries_naming(session, namespace, set(gone))) - forgotten),
         "credits": sum(_count(session, "credits", "memory_id", ns_hash, name) for name in gone),
         "scopes": [{"domain": domain, "task_type": task_type} for domain, task_type in sorted(scopes)],
         "search_units": units,

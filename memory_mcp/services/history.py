@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 from memory_mcp.clock import Clock, IdFactory, from_iso, iso
-from memory_mcp.errors import EpisodeNotFoundError, InvalidInputError, SnapshotNotFoundError
-from memory_mcp.learning.follower import effects_of
+from memory_mcp.errors import EntryNotFoundError, EpisodeNotFoundError, InvalidInputError, SnapshotNotFoundError
+from memory_mcp.learning.follower import effects_of, evidence
 from memory_mcp.records.base import MAX_NAME, Json
 from memory_mcp.records.episode import Episode, episode_from
 from memory_mcp.records.ledger import Command, LedgerEntry, Written
@@ -18,6 +18,7 @@ from memory_mcp.storage.session import Session
 from memory_mcp.storage.store import Store
 
 _BATCH = 500
+_MAX_DIGITS = 18
 
 
 class HistoryService:
@@ -32,13 +33,19 @@ class HistoryService:
     async def position(self, namespace: str, as_of: str) -> int:
         """The ledger position that a moment stands for: a position, a time in ISO 8601, or the name of a snapshot.
 
-        A time means the newest entry that was written then or before.
+        A position in the middle of what one command wrote means its end. A time means the newest entry that was
+        written then or before.
 
         Raises:
             SnapshotNotFoundError: it is none of the three.
+            EntryNotFoundError: the ledger does not reach so far.
             StorageUnavailableError: the store is out of order.
         """
         return await self._store.read(lambda session: position_of(session, namespace, as_of))
+
+    async def head(self) -> int:
+        """The position of the newest entry of the ledger."""
+        return await self._store.read(queries.head_position)
 
     async def episode(self, episode_id: str, namespace: str, as_of: str) -> Episode:
         """An episode as it was.
@@ -85,9 +92,10 @@ class HistoryService:
         Raises:
             SnapshotExistsError, InvalidInputError, StorageUnavailableError
         """
-        if not name.strip() or len(name) > MAX_NAME or name.isdecimal() or _is_time(name):
+        if not name or name != name.strip() or len(name) > MAX_NAME or not name.isprintable() or _is_other(name):
             raise InvalidInputError(
-                f"the name of a snapshot is a text of up to {MAX_NAME} characters that is neither a number nor a time"
+                f"the name of a snapshot is one line of up to {MAX_NAME} characters, without blanks around it, that is"
+                " neither a number nor a time"
             )
         written = await self._write("snapshot.create", namespace, {"name": name})
         return {"name": name, "position": written.position}
@@ -109,10 +117,13 @@ class HistoryService:
         def prepare(session: Session) -> tuple[int, Json]:
             to = position_of(session, namespace, as_of)
             names = queries.episodes_changed_since(session, namespace, to)
-            return to, missing_effects(session, namespace, names)
+            return to, {
+                "effects": missing_effects(session, namespace, names),
+                "words": words_of(session, namespace, names, to),
+            }
 
-        to, missing = await self._store.read(prepare)
-        payload = {"to": to, "label": as_of, "effects": missing}
+        to, derived = await self._store.read(prepare)
+        payload = {"to": to, "label": as_of, **derived}
         return _outcome(await self._write("history.roll_back", namespace, payload))
 
     async def undo(self, position: int, namespace: str) -> Json:
@@ -127,10 +138,13 @@ class HistoryService:
             entry = queries.entry(session, position)
             group = queries.written(session, entry.write_id) if entry is not None else []
             names = sorted({each.subject_id for each in group if each.subject_kind == "episode"})
-            return missing_effects(session, namespace, names)
+            return {
+                "effects": missing_effects(session, namespace, names),
+                "words": words_of(session, namespace, names, group[0].position - 1) if group else {},
+            }
 
-        missing = await self._store.read(prepare)
-        written = await self._write("history.undo", namespace, {"position": position, "effects": missing})
+        derived = await self._store.read(prepare)
+        written = await self._write("history.undo", namespace, {"position": position, **derived})
         answer = _outcome(written)
         answer["undone"] = written.entries[-1].data()["position"]
         return answer
@@ -157,8 +171,12 @@ def past_episode(session: Session, namespace: str, episode_id: str, as_of: str) 
 def position_of(session: Session, namespace: str, as_of: str) -> int:
     """See `HistoryService.position`."""
     head = queries.head_position(session)
-    if as_of.isdecimal():
-        return min(int(as_of), head)
+    if as_of.isascii() and as_of.isdecimal():
+        # digits beyond what a position has are no number to begin with
+        if len(as_of) > _MAX_DIGITS or int(as_of) > head:
+            raise EntryNotFoundError(f"the ledger ends at position {head}, before {as_of[:_MAX_DIGITS]}")
+        # in the middle of a command nothing is whole
+        return queries.end_of_command(session, int(as_of))
     named = queries.snapshot(session, namespace, as_of)
     if named is not None:
         return named.position
@@ -166,7 +184,7 @@ def position_of(session: Session, namespace: str, as_of: str) -> int:
         raise SnapshotNotFoundError(
             f"{as_of[:100]!r} is neither a ledger position, nor a time, nor a snapshot of namespace {namespace!r}"
         )
-    return queries.position_at(session, from_iso(as_of))
+    return queries.end_of_command(session, queries.position_at(session, from_iso(as_of)))
 
 
 def missing_effects(session: Session, namespace: str, episode_ids: list[str]) -> Json:
@@ -180,6 +198,18 @@ def missing_effects(session: Session, namespace: str, episode_ids: list[str]) ->
             state = replay(entry for entry in entries if entry.position <= old[-1].position)
             if state is not None:
                 found[episode_id] = effects_of(episode_from(state))
+    return found
+
+
+def words_of(session: Session, namespace: str, episode_ids: list[str], position: int) -> Json:
+    """The patterns that learned episodes show which come back as they were at a position: `{pattern_id: {kind,
+    group_id, body}}`. Those that nobody else shows went with them."""
+    found: Json = {}
+    for episode_id in episode_ids:
+        state = replay(queries.history(session, namespace, episode_id, until=position))
+        if state is not None and state["reward"] is not None:
+            for each in evidence(episode_from(state))["contributions"]:
+                found[each["pattern_id"]] = {name: each[name] for name in ("kind", "group_id", "body")}
     return found
 
 
@@ -205,6 +235,11 @@ def told(entry: LedgerEntry, *, payload: bool) -> Json:
 def _outcome(written: Written) -> Json:
     last = written.entries[-1]
     return {"position": last.position, **{name: value for name, value in last.data().items() if name != "position"}}
+
+
+def _is_other(text: str) -> bool:
+    """Whether a text means a moment by itself."""
+    return text.lstrip("+-").isdecimal() or _is_time(text)
 
 
 def _is_time(text: str) -> bool:

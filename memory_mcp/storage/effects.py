@@ -7,10 +7,13 @@ counted them, so that taking them back never depends on how a later version of t
 from __future__ import annotations
 
 import json
+import logging
 
 from memory_mcp.records.base import Json, dumps
 from memory_mcp.records.ledger import LedgerEntry
 from memory_mcp.storage.transaction import Transaction
+
+_log = logging.getLogger(__name__)
 
 # one episode is no evidence for anything; a pattern becomes findable when a second one shows it
 FINDABLE_SOURCES = 2
@@ -31,7 +34,7 @@ def told_by(entry: LedgerEntry) -> Json | None:
 
 
 def count(tx: Transaction, header: Json, effects: Json) -> None:
-    """Add the effects of a completed episode to the counts. The patterns themselves are stored already."""
+    """Add the effects of a completed episode to the counts. The patterns themselves are stored already: see `know`."""
     _count_all(tx, header, effects, 1)
     for pattern in effects["patterns"]:
         tx.session.run(
@@ -46,16 +49,48 @@ def count(tx: Transaction, header: Json, effects: Json) -> None:
             dumps(pattern["steps"]),
             header["ended_at"],
         )
-        sources = _sources(tx, pattern["pattern_id"])
-        if sources == FINDABLE_SOURCES:
+        if _sources(tx, pattern["pattern_id"]) == FINDABLE_SOURCES:
             _make_findable(tx, pattern["pattern_id"])
-        elif sources == 1:
-            # it may have been shown by episodes that are gone
-            _date(tx, pattern["pattern_id"])
+
+
+def know(tx: Transaction, header: Json, effects: Json, words: Json) -> Json:
+    """Store the patterns of effects that are to be counted again; returns the effects without those whose words are
+    nowhere to be found, which a program that finds other patterns in the same episode may leave.
+
+    `words` are `{pattern_id: {kind, group_id, body}}` of patterns that may have gone with the last episode that showed
+    them.
+    """
+    known = []
+    for pattern in effects["patterns"]:
+        pattern_id = pattern["pattern_id"]
+        stored = tx.session.one("SELECT 1 FROM patterns WHERE ns_hash = $1 AND pattern_id = $2", tx.ns_hash, pattern_id)
+        if stored is None and pattern_id not in words:
+            _log.warning("nobody knows the words of pattern %s any more", pattern_id)
+            continue
+        known.append(pattern)
+        if stored is None:
+            put_pattern(tx, pattern_id, words[pattern_id], header["ended_at"])
+    return {**effects, "patterns": known}
+
+
+def put_pattern(tx: Transaction, pattern_id: str, words: Json, at: int) -> None:
+    """Store a pattern that an episode shows which ended at a time, or widen the time over which it is known."""
+    tx.session.run(
+        "INSERT INTO patterns (ns_hash, pattern_id, kind, group_id, body, first_at, last_at)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (ns_hash, pattern_id) DO UPDATE"
+        " SET first_at = min(patterns.first_at, excluded.first_at), last_at = max(patterns.last_at, excluded.last_at)",
+        tx.ns_hash,
+        pattern_id,
+        words["kind"],
+        words["group_id"],
+        dumps(words["body"]),
+        at,
+    )
 
 
 def take_back(tx: Transaction, header: Json, effects: Json) -> list[str]:
-    """Take the effects of an episode out of the counts; returns the patterns that no episode shows any more."""
+    """Take the effects of an episode out of the counts; returns the patterns that went with it, because no other
+    episode shows them."""
     _count_all(tx, header, effects, -1)
     tx.session.run(
         "DELETE FROM pattern_sources WHERE ns_hash = $1 AND episode_id = $2", tx.ns_hash, header["episode_id"]
@@ -69,6 +104,9 @@ def take_back(tx: Transaction, header: Json, effects: Json) -> list[str]:
             _date(tx, pattern["pattern_id"])
         else:
             orphans.append(pattern["pattern_id"])
+            tx.session.run(
+                "DELETE FROM patterns WHERE ns_hash = $1 AND pattern_id = $2", tx.ns_hash, pattern["pattern_id"]
+            )
     return orphans
 
 

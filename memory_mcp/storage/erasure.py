@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from memory_mcp.errors import EpisodeNotFoundError
 from memory_mcp.records.base import Json
-from memory_mcp.storage import queries
+from memory_mcp.storage import effects, queries
 from memory_mcp.storage.leases import take_lease
 from memory_mcp.storage.operations import Handler
 from memory_mcp.storage.revisions import counted, note_state, take_out, unknown_effects
@@ -35,20 +35,30 @@ def forget(tx: Transaction, payload: Json) -> None:
             orphans.update(take_out(tx, current, payload))
         forgotten[episode_id] = len(current["steps"]) if current is not None else 0
     vanished = sorted(orphans)
-    _drop_patterns(tx, vanished)
-    _drop_credits(tx, list(forgotten), vanished)
-    gone = {*forgotten, *vanished}
-    for episode_id in queries.shown_to(tx.session, tx.command.namespace, sorted(gone)) if payload["redact"] else ():
-        _redact(tx, episode_id, gone, payload)
+    if payload["redact"]:
+        _drop_credits(tx, list(forgotten), vanished)
+        _redact(tx, {*forgotten, *vanished}, payload)
+        _owe_a_scrub(tx)
     for episode_id, steps in forgotten.items():
         erased = _erase(tx, episode_id)
         told = {"reason": payload["reason"], "erased_entries": erased, "step_count": steps}
         tx.append("episode.forgotten", "episode", episode_id, told)
 
 
-def _drop_patterns(tx: Transaction, pattern_ids: list[str]) -> None:
-    for pattern_id in pattern_ids:
-        tx.session.run("DELETE FROM patterns WHERE ns_hash = $1 AND pattern_id = $2", tx.ns_hash, pattern_id)
+def scrubbed(tx: Transaction, payload: Json) -> None:
+    """`{due}`: what was forgotten up to the time `due` has left the files too."""
+    tx.session.run(
+        "DELETE FROM meta WHERE key = $1 AND CAST(value AS INTEGER) <= $2", queries.SCRUB_DUE, payload["due"]
+    )
+
+
+def _owe_a_scrub(tx: Transaction) -> None:
+    # in the same transaction: whoever finds it finishes what a killed process has begun
+    tx.session.run(
+        "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        queries.SCRUB_DUE,
+        str(tx.command.at),
+    )
 
 
 def _drop_credits(tx: Transaction, episode_ids: list[str], pattern_ids: list[str]) -> None:
@@ -59,17 +69,31 @@ def _drop_credits(tx: Transaction, episode_ids: list[str], pattern_ids: list[str
             )
 
 
-def _redact(tx: Transaction, episode_id: str, gone: set[str], payload: Json) -> None:
-    """Let another episode forget what it was shown of the forgotten ones; its own record stays as it is."""
-    state = queries.episode(tx.session, tx.command.namespace, episode_id)
-    assert state is not None
-    known = None
-    if state["reward"] is not None:
-        known = counted(tx, episode_id) or payload["effects"].get(episode_id)
-        if known is None:
-            raise unknown_effects(episode_id)
-        known = {**known, "credits": [credit for credit in known["credits"] if credit["memory_id"] not in gone]}
-    _erase_what_names(tx, episode_id, gone)
+def _redact(tx: Transaction, gone: set[str], payload: Json) -> None:
+    """Let all other episodes forget what they were shown of what is gone; their own record stays as it is.
+
+    The ledger is searched, not the receipts that are there now: an episode may be gone and come back by an undo.
+    """
+    named = queries.entries_naming(tx.session, tx.command.namespace, gone)
+    for episode_id in sorted(set(named) - set(payload["episode_ids"])):
+        state = queries.episode(tx.session, tx.command.namespace, episode_id)
+        known, stands_for = None, []
+        if state is not None and state["reward"] is not None:
+            entry = counted(tx, episode_id)
+            known = (entry and effects.told_by(entry)) or payload["effects"].get(episode_id)
+            if entry is not None and entry.position in named[episode_id]:
+                stands_for = [*entry.data().get("stands_for", ()), entry.position]
+            if known is None:
+                raise unknown_effects(episode_id)
+            known = {**known, "credits": [credit for credit in known["credits"] if credit["memory_id"] not in gone]}
+        for position in named[episode_id]:
+            tx.session.run("UPDATE ledger SET payload = NULL WHERE position = $1", position)
+        if state is not None:
+            _note_redacted(tx, state, known, gone, stands_for)
+
+
+def _note_redacted(tx: Transaction, state: Json, known: Json | None, gone: set[str], stands_for: list[int]) -> None:
+    episode_id = state["episode_id"]
     for receipt in state["receipts"]:
         if receipt["memory_id"] in gone:
             receipt["advice"] = {}
@@ -86,18 +110,7 @@ def _redact(tx: Transaction, episode_id: str, gone: set[str], payload: Json) -> 
         episode_id,
         state["version"],
     )
-    note_state(tx, state, known, len(state["steps"]))
-
-
-def _erase_what_names(tx: Transaction, episode_id: str, gone: set[str]) -> None:
-    """Erase the entries of an episode that hold receipts of what is gone."""
-    named = [
-        entry.position
-        for entry in queries.history(tx.session, tx.command.namespace, episode_id)
-        if any(receipt["memory_id"] in gone for receipt in entry.data().get("receipts", ()))
-    ]
-    for position in named:
-        tx.session.run("UPDATE ledger SET payload = NULL WHERE position = $1", position)
+    note_state(tx, state, known, len(state["steps"]), stands_for=stands_for)
 
 
 def _erase(tx: Transaction, episode_id: str) -> int:
@@ -110,4 +123,4 @@ def _erase(tx: Transaction, episode_id: str) -> int:
     )
 
 
-ERASURE: dict[str, Handler] = {"episode.forget": forget}
+ERASURE: dict[str, Handler] = {"episode.forget": forget, "scrub.done": scrubbed}

@@ -64,7 +64,7 @@ def count_learned(tx: Transaction, header: Json, payload: Json, counted: Json | 
     """
     known = payload["contributions"] if payload["success"] is not None else []
     for contribution in known:
-        _know(tx, header, contribution)
+        effects.put_pattern(tx, contribution["pattern_id"], contribution, header["ended_at"])
     told = {
         **{name: payload[name] for name in effects.NAMES if name != "patterns"},
         "patterns": [
@@ -104,21 +104,6 @@ def move_cursor(tx: Transaction, cursor: Json) -> None:
     )
     if not moved:
         raise CursorMovedError(f"the cursor of {cursor['name']} does not stand at {cursor['from']} any more")
-
-
-def _know(tx: Transaction, header: Json, contribution: Json) -> None:
-    """Store a pattern, or widen the time over which it is known."""
-    tx.session.run(
-        "INSERT INTO patterns (ns_hash, pattern_id, kind, group_id, body, first_at, last_at)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (ns_hash, pattern_id) DO UPDATE"
-        " SET first_at = min(patterns.first_at, excluded.first_at), last_at = max(patterns.last_at, excluded.last_at)",
-        tx.ns_hash,
-        contribution["pattern_id"],
-        contribution["kind"],
-        contribution["group_id"],
-        dumps(contribution["body"]),
-        header["ended_at"],
-    )
 
 
 FOLLOWER_OPERATIONS: dict[str, Handler] = {

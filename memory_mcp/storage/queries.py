@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from memory_mcp.records.base import Json
@@ -11,7 +12,7 @@ from memory_mcp.storage.operations import HEADER_COLUMNS, header_from_row
 from memory_mcp.storage.session import Session, placeholders
 
 _ENTRY_COLUMNS = ", ".join(LedgerEntry.__slots__)
-_AT_ONCE = 500
+SCRUB_DUE = "scrub_due"
 _STEP_COLUMNS = "step_number, at, tool, action, parameters, result, latency_ms, tokens_used, predicted_outcome"
 
 
@@ -163,21 +164,37 @@ def episodes_changed_since(session: Session, namespace: str, position: int) -> l
     return [str(row[0]) for row in rows]
 
 
-def shown_to(session: Session, namespace: str, memory_ids: list[str]) -> list[str]:
-    """Episodes that some memories were shown to."""
-    found: set[str] = set()
-    for start in range(0, len(memory_ids), _AT_ONCE):
-        some = memory_ids[start : start + _AT_ONCE]
-        found.update(
-            str(row[0])
-            for row in session.all(
-                "SELECT DISTINCT episode_id FROM receipts WHERE ns_hash = $1"
-                f" AND memory_id IN ({placeholders(len(some), 2)})",
-                namespace_hash(namespace),
-                *some,
-            )
-        )
-    return sorted(found)
+def entries_naming(session: Session, namespace: str, memory_ids: set[str]) -> dict[str, list[int]]:
+    """By episode, the positions of the entries that tell it was shown something of some memories."""
+    if not memory_ids:
+        return {}
+    # most payloads name none of them, and need not be decoded
+    named = re.compile("|".join(map(re.escape, sorted(memory_ids))))
+    found: dict[str, list[int]] = {}
+    for position, subject, payload in session.each(
+        "SELECT position, subject_id, payload FROM ledger WHERE ns_hash = $1 AND payload IS NOT NULL"
+        " AND operation IN ('memory.shown', 'episode.learned', 'episode.restored') ORDER BY position",
+        namespace_hash(namespace),
+    ):
+        if named.search(payload) and any(
+            receipt["memory_id"] in memory_ids for receipt in json.loads(payload).get("receipts", ())
+        ):
+            found.setdefault(str(subject), []).append(position)
+    return found
+
+
+def scrub_due(session: Session) -> int:
+    """Since when (microseconds) something that was forgotten may still lie in the files; 0 when nothing does."""
+    row = session.one("SELECT value FROM meta WHERE key = $1", SCRUB_DUE)
+    return int(row[0]) if row else 0
+
+
+def end_of_command(session: Session, position: int) -> int:
+    """The position of the last entry of the command that wrote an entry."""
+    row = session.one(
+        "SELECT max(position) FROM ledger WHERE write_id = (SELECT write_id FROM ledger WHERE position = $1)", position
+    )
+    return int(row[0]) if row and row[0] is not None else position
 
 
 def position_at(session: Session, at: int) -> int:

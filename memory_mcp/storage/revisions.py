@@ -45,7 +45,7 @@ def create_snapshot(tx: Transaction, payload: Json) -> None:
 
 
 def roll_back(tx: Transaction, payload: Json) -> None:
-    """`{to, label, effects}`: put every episode of the namespace back to its state at a position of the ledger."""
+    """`{to, label, effects, words}`: put every episode of the namespace back to its state at a ledger position."""
     to = payload["to"]
     restored: list[str] = []
     removed: list[str] = []
@@ -70,7 +70,7 @@ def roll_back(tx: Transaction, payload: Json) -> None:
 
 
 def undo(tx: Transaction, payload: Json) -> None:
-    """`{position, effects}`: take back everything that one command wrote."""
+    """`{position, effects, words}`: take back everything that one command wrote."""
     group = _undoable(tx, payload["position"])
     first, last = group[0].position, group[-1].position
     names = sorted({entry.subject_id for entry in group if entry.subject_kind == "episode"})
@@ -85,8 +85,15 @@ def undo(tx: Transaction, payload: Json) -> None:
                 f"episode {episode_id!r} was changed again by the entries {', '.join(map(str, later[:10]))}",
                 hint="Undo those first, the newest first, or roll back to a snapshot.",
             )
+    beyond = []
     for episode_id in names:
-        state, known = state_at(tx, episode_id, first - 1)
+        try:
+            state, known = state_at(tx, episode_id, first - 1)
+        except BeyondRecallError:
+            if len(names) == 1:
+                raise
+            beyond.append(episode_id)
+            continue
         current = queries.episode(tx.session, tx.command.namespace, episode_id)
         if not _same(current, state):
             put_back(tx, episode_id, current, state, known, payload)
@@ -94,7 +101,12 @@ def undo(tx: Transaction, payload: Json) -> None:
         "history.undone",
         "namespace",
         tx.command.namespace,
-        {"position": first, "operation": group[0].operation, "episodes": names},
+        {
+            "position": first,
+            "operation": group[0].operation,
+            "episodes": [name for name in names if name not in beyond],
+            "beyond_recall": beyond,
+        },
     )
 
 
@@ -140,7 +152,7 @@ def put_back(
         return
     if learned and known is None:
         raise unknown_effects(episode_id)
-    put_in(tx, state, known if learned else None, steps)
+    put_in(tx, state, known if learned else None, payload["words"], steps)
 
 
 def take_out(tx: Transaction, current: Json, payload: Json) -> list[str]:
@@ -148,7 +160,8 @@ def take_out(tx: Transaction, current: Json, payload: Json) -> list[str]:
     episode_id = current["episode_id"]
     orphans: list[str] = []
     if current["reward"] is not None:
-        known = counted(tx, episode_id) or payload["effects"].get(episode_id)
+        entry = counted(tx, episode_id)
+        known = (entry and effects.told_by(entry)) or payload["effects"].get(episode_id)
         if known is None:
             raise unknown_effects(episode_id)
         orphans = effects.take_back(tx, current, known)
@@ -157,15 +170,15 @@ def take_out(tx: Transaction, current: Json, payload: Json) -> list[str]:
     return orphans
 
 
-def counted(tx: Transaction, episode_id: str) -> Json | None:
-    """The effects that are counted for a learned episode now; None where an earlier version did not note them."""
+def counted(tx: Transaction, episode_id: str) -> LedgerEntry | None:
+    """The entry that tells what is counted for a learned episode now."""
     for entry in reversed(queries.history(tx.session, tx.command.namespace, episode_id)):
         if entry.operation in ("episode.learned", "episode.restored"):
-            return effects.told_by(entry)
+            return entry
     return None
 
 
-def put_in(tx: Transaction, state: Json, known: Json | None, steps_before: int = 0) -> None:
+def put_in(tx: Transaction, state: Json, known: Json | None, words: Json, steps_before: int = 0) -> None:
     """Store an episode that has no rows, whole, with the effects that are counted for it."""
     position = tx.next_position()
     header = {name: value for name, value in state.items() if name not in ("steps", "receipts")}
@@ -190,13 +203,19 @@ def put_in(tx: Transaction, state: Json, known: Json | None, steps_before: int =
     if header["status"] == "completed":
         tx.put_unit("lesson", episode_id, episode_id, tx.recipe.lesson(header), embed=header["reward"] is not None)
     if known is not None:
+        known = effects.know(tx, header, known, words)
         effects.count(tx, header, known)
         effects.date_patterns(tx, known)
     note_state(tx, {**state, **header}, known, steps_before)
 
 
-def note_state(tx: Transaction, state: Json, known: Json | None, steps_before: int = 0) -> None:
-    """Append an entry with the whole of an episode, which is stored with the version of this entry."""
+def note_state(
+    tx: Transaction, state: Json, known: Json | None, steps_before: int = 0, *, stands_for: list[int] | None = None
+) -> None:
+    """Append an entry with the whole of an episode, which is stored with the version of this entry.
+
+    `stands_for` are the positions of entries that told the same effects, and were erased.
+    """
     tx.append(
         "episode.restored",
         "episode",
@@ -207,6 +226,7 @@ def note_state(tx: Transaction, state: Json, known: Json | None, steps_before: i
             "receipts": state["receipts"],
             "effects": known,
             "steps_before": steps_before,
+            **({"stands_for": stands_for} if stands_for else {}),
         },
     )
 
@@ -218,7 +238,10 @@ def _undoable(tx: Transaction, position: int) -> list[LedgerEntry]:
         raise EntryNotFoundError(f"the ledger has no entry {position} in namespace {tx.command.namespace!r}")
     if entry.operation not in _UNDOABLE:
         raise NotUndoableError(f"entry {position} is {entry.operation}, which cannot be undone")
-    return queries.written(tx.session, entry.write_id)
+    group = queries.written(tx.session, entry.write_id)
+    if any(each.operation == "episode.forgotten" for each in group):
+        raise NotUndoableError(f"entry {position} belongs to a command that has forgotten something")
+    return group
 
 
 def _same(current: Json | None, state: Json | None) -> bool:

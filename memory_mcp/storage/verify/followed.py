@@ -141,9 +141,6 @@ def _differences(session: Session, derived: Session, table: str) -> list[tuple[R
     for key in sorted(stored.keys() | expected.keys(), key=str):
         left, right = stored.get(key), expected.get(key)
         if left is None or right is None:
-            if table == "patterns" and right is None and not _has_sources(session, key):
-                # all its episodes were taken back; when one of them comes back, its words are needed again
-                continue
             if any(isinstance(value, str) or abs(value) > _TOLERANCE for value in (left or right or ())):
                 found.append((key, "it is missing" if left is None else "no learned episode accounts for it"))
             continue
@@ -155,11 +152,6 @@ def _differences(session: Session, derived: Session, table: str) -> list[tuple[R
         if wrong:
             found.append((key, "; ".join(wrong)))
     return found
-
-
-def _has_sources(session: Session, key: Row) -> bool:
-    found = session.one("SELECT 1 FROM pattern_sources WHERE ns_hash = $1 AND pattern_id = $2 LIMIT 1", *key)
-    return found is not None
 
 
 def _rows(session: Session, table: str, keys: list[str], values: list[str]) -> dict[Row, Row]:
