@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 from uuid import uuid4
 
 from sqlcipher3 import dbapi2 as sqlite
@@ -21,7 +21,7 @@ from sqlcipher3 import dbapi2 as sqlite
 from memory_mcp.clock import Clock, SystemClock
 from memory_mcp.errors import BackupError, InternalError, MemoryMCPError, MigrationRefusedError
 from memory_mcp.records.ledger import Command, Written
-from memory_mcp.storage import backup, migrations, queries, sqlite_file, traces
+from memory_mcp.storage import backup, migrations, queries, sqlite_connections, sqlite_file, traces
 from memory_mcp.storage.engine import StoreBusyError, StoreFailure, StoreMovedError
 from memory_mcp.storage.erasure import ERASURE
 from memory_mcp.storage.filelock import FileLock, Presence
@@ -29,6 +29,7 @@ from memory_mcp.storage.learned import FOLLOWER_OPERATIONS, CursorMovedError
 from memory_mcp.storage.operations import OPERATIONS, result_of
 from memory_mcp.storage.revisions import REVISIONS
 from memory_mcp.storage.session import Session
+from memory_mcp.storage.sqlite_connections import Synchronous, identity
 from memory_mcp.storage.sqlite_session import DEFECTS, Connection, Fts5Index, SqliteSession, failure
 from memory_mcp.storage.transaction import Recipe, Transaction
 
@@ -36,8 +37,6 @@ T = TypeVar("T")
 
 SAFE_SQLITE = (3, 51, 3)
 MAX_GROUP = 256
-
-Synchronous = Literal["FULL", "NORMAL"]
 
 _MIGRATION_SECONDS = 600.0
 
@@ -122,7 +121,7 @@ class SqliteEngine:
             for _ in range(self._reader_count):
                 reader = await self._connect()
                 self._all_readers.append(reader)
-                await reader.unit(_only_read)
+                await reader.unit(sqlite_connections.only_read)
                 self._readers.put_nowait(reader)
         except OSError as error:
             await self.close()
@@ -143,7 +142,7 @@ class SqliteEngine:
                 await asyncio.wait([self._flushing])
             for connection in (*readers, writer):
                 if connection is not None:
-                    await _close(connection)
+                    await sqlite_connections.closed(connection)
         finally:
             for held in (lock, presence):
                 if held is not None:
@@ -219,24 +218,8 @@ class SqliteEngine:
         return int(row[0]) if row else 0
 
     async def _connect(self) -> Connection:
-        connection = Connection(self._connector, iter_chunk_size=64)
-        try:
-            await connection
-        except sqlite.Error as error:
-            raise failure(error) from error
-        return connection
-
-    def _connector(self) -> Any:
-        connection = sqlite.connect(str(self.path), timeout=self._busy_seconds, isolation_level=None)
-        for pragma in (
-            f"synchronous = {self._synchronous}",
-            "foreign_keys = ON",
-            "trusted_schema = OFF",
-            "cache_size = -8000",
-            "journal_size_limit = 67108864",
-        ):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-        return connection
+        connector = partial(sqlite_connections.to_write, self.path, self._busy_seconds, self._synchronous)
+        return await sqlite_connections.opened(connector)
 
     def _inspect(self) -> None:
         """Refuse a file that is not ours or too new, before anything is written to it."""
@@ -273,7 +256,7 @@ class SqliteEngine:
                 _rollback(session)
                 raise
         session.run(f"PRAGMA busy_timeout = {int(1000 * self._busy_seconds)}")
-        self._file = _identity(self.path)
+        self._file = identity(self.path)
 
     def _save_before_migration(self, before: int) -> None:
         after = migrations.newest(self.name)
@@ -295,7 +278,7 @@ class SqliteEngine:
 
     def _check_in_place(self) -> None:
         """What is written to a file that somebody has deleted or replaced would be gone with this process."""
-        if _identity(self.path) != self._file:
+        if identity(self.path) != self._file:
             raise StoreMovedError(f"{self.path} was deleted or replaced while it was open")
 
     def _snapshot(self, session: Session, work: Callable[[Session], T]) -> T:
@@ -392,28 +375,6 @@ class SqliteEngine:
 def _schema_version(session: SqliteSession) -> int:
     empty = session.one("SELECT 1 FROM sqlite_schema LIMIT 1") is None
     return 0 if empty else migrations.known_version(session)
-
-
-async def _close(connection: Connection) -> None:
-    try:
-        await connection.close()
-    except (sqlite.Error, ValueError) as error:
-        _log.warning("a connection did not close: %s", error)
-
-
-def _only_read(session: SqliteSession) -> None:
-    session.run("PRAGMA query_only = ON")
-    # a search over 10,000 episodes looks at more pages than the writer ever keeps (measured: a tenth faster)
-    session.run("PRAGMA cache_size = -32000")
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Device and inode of a file; zeros where there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return (0, 0)
-    return (stat.st_dev, stat.st_ino)
 
 
 def _rollback(session: Session) -> None:
