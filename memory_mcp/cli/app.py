@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(backups, name="backup")
 
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"memory-mcp {__version__}")
