@@ -30,7 +30,7 @@ from memory_mcp.storage.operations import OPERATIONS, result_of
 from memory_mcp.storage.revisions import REVISIONS
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.sqlite_connections import Synchronous, identity
-from memory_mcp.storage.sqlite_session import DEFECTS, Connection, Fts5Index, SqliteSession, failure
+from memory_mcp.storage.sqlite_session import DEFECTS, Connection, Fts5Index, SqliteSession, failure, rollback
 from memory_mcp.storage.transaction import Recipe, Transaction
 from memory_mcp.storage.unwritable import Sight
 
@@ -94,8 +94,7 @@ class SqliteEngine:
         self.read_only = ""
         # what an immutable file must still look like
         self._seen: Sight | None = None
-        self._openings = 0
-        self._next_look = 0.0
+        self._openings, self._next_look = 0, 0.0
         self._version = 0
         self._foreign = False
         self._index = Fts5Index()
@@ -138,20 +137,22 @@ class SqliteEngine:
                 self._readers.put_nowait(reader)
             if self.read_only:
                 await self.read(lambda session: None)
-        except sqlite.Error as error:
+        except (sqlite.Error, OSError) as error:
             await self.close()
-            raise failure(error) from error
-        except OSError as error:
-            await self.close()
+            if isinstance(error, sqlite.Error):
+                raise failure(error) from error
             raise StoreFailure(f"cannot open {self.path}: {error}") from error
         except BaseException:
             await self.close()
             raise
 
-    async def _open_to_write(self) -> None:
-        presence = self._presence = Presence(self.path.with_suffix(".open"))
+    async def _appear(self, *, read_only: bool = False) -> None:
+        presence = self._presence = Presence(self.path.with_suffix(".open"), read_only=read_only)
         if not await asyncio.to_thread(presence.share, self._lock_seconds):
             raise StoreBusyError(f"{self.path} is being replaced by another process")
+
+    async def _open_to_write(self) -> None:
+        await self._appear()
         self._lock = FileLock(self.path.with_suffix(".lock"))
         self.read_only, self._seen = "", None
         self._writer = await self._connect()
@@ -163,9 +164,7 @@ class SqliteEngine:
         migrations.check_newest(self._version, self.name, reason)
         with suppress(OSError):
             # who replaces the store waits for those who read it, as far as they can be seen
-            presence = self._presence = Presence(self.path.with_suffix(".open"), read_only=True)
-            if not await asyncio.to_thread(presence.share, self._lock_seconds):
-                raise StoreBusyError(f"{self.path} is being replaced by another process")
+            await self._appear(read_only=True)
         self._file = identity(self.path)
         self._seen = await asyncio.to_thread(unwritable.look, self.path, self._busy_seconds)
         self.read_only = reason
@@ -260,12 +259,13 @@ class SqliteEngine:
         if not self._all_readers:
             raise StoreFailure("the store is not open")
         if self._seen is not None:
-            # nothing tells of this file but itself; whoever reads next opens it anew
+            # whoever reads next opens it anew
             return hash((self._openings, unwritable.sight(self.path)))
         self._check_in_place()
-        row = await self._all_readers[0].unit(lambda session: session.one("PRAGMA data_version"))
         # connections count each for themselves
-        return hash((self._openings, row))
+        return hash(
+            (self._openings, await self._all_readers[0].unit(lambda session: session.one("PRAGMA data_version")))
+        )
 
     def _to_write(self) -> tuple[Connection, FileLock]:
         if self._writer is not None and self._lock is not None:
@@ -307,12 +307,15 @@ class SqliteEngine:
             session.run("BEGIN IMMEDIATE")
             try:
                 before = migrations.version(session)
+                if before:
+                    # such a transaction begins also where nothing can be written
+                    session.run("UPDATE meta SET value = value WHERE key IS NULL")
                 self._save_before_migration(before)
                 migrations.migrate(session, self.name, uuid4().hex, before=before)
                 self._identify(session)
                 session.run("COMMIT")
             except BaseException:
-                _rollback(session)
+                rollback(session)
                 raise
         session.run(f"PRAGMA busy_timeout = {int(1000 * self._busy_seconds)}")
         self._file = identity(self.path)
@@ -350,7 +353,7 @@ class SqliteEngine:
             return work(session)
         finally:
             # nothing was written; a rollback works also where the work failed
-            _rollback(session)
+            rollback(session)
             if self._seen is not None:
                 # whatever came of it counts only when nobody has written meanwhile
                 self._check_in_place()
@@ -393,7 +396,7 @@ class SqliteEngine:
                     outcomes.append(self._carry_out(session, waiting))
                 session.run("COMMIT")
             except BaseException:
-                _rollback(session)
+                rollback(session)
                 raise
         return outcomes
 
@@ -434,14 +437,6 @@ class SqliteEngine:
             return InternalError(f"{command.operation} failed because of a defect: {error}")
         session.run("RELEASE command")
         return Written(result_of(transaction.entries), transaction.entries)
-
-
-def _rollback(session: Session) -> None:
-    try:
-        session.run("ROLLBACK")
-    except sqlite.Error as error:
-        # a failed COMMIT may have ended the transaction by itself
-        _log.debug("rollback: %s", error)
 
 
 def _undo_savepoint(session: SqliteSession) -> None:
