@@ -231,7 +231,7 @@ class NetworkFileSystemError(StorageError):
 
 
 class MigrationRefusedError(StorageError):
-    """A store of an older version is left as it is, because no copy of it could be saved first."""
+    """A store of an older version is left as it is: no copy of it could be saved first, or it cannot be written."""
 
     code = "migration_refused"
     default_hint = "Make room in the data directory's backups folder, and start again; the store was not changed."

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     cache_entries: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=4_096, description="Decoded values of the cache that a process keeps."
     )
-    retention: dict[str, RetentionRule] = Field(
+    retention: dict[Annotated[str, Field(min_length=1, max_length=200)], RetentionRule] = Field(
         default={},
         description="What each namespace keeps: bounds `max_age_days`, `max_episodes`, `max_bytes` and `min_reward` by"
         " namespace, by `team/*`, or by `*` for all others. What lies beyond a bound is forgotten; open episodes never"
@@ -170,7 +170,7 @@ def load_settings(**flags: Any) -> Settings:
             "; ".join(_sentence(problem) for problem in problems), hint="See docs/settings.md for names and ranges."
         ) from None
     except (OSError, ValueError) as error:
-        raise SettingsError(f"cannot read {file}: {error}") from error
+        raise SettingsError(f"cannot read {file}: {error}" if file else str(error)) from error
 
 
 def _sentence(problem: Any) -> str:

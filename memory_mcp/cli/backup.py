@@ -110,8 +110,12 @@ def restore(
             "replaced": done.replaced,
             "saved": saved,
             "pending": done.pending,
+            "resurrected": done.resurrected,
         }
     )
+    if done.resurrected:
+        text = f"{len(done.resurrected)} episodes that were forgotten after this backup are back: forget them again."
+        errors.print(f"[yellow]{text}[/yellow]", soft_wrap=True)
 
 
 def _scan(home: Path, place: Path | None) -> list[Backup]:

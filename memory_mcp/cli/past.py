@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
 
 from memory_mcp.cli.common import DataDir, Namespace, errors, settings_from, stop
-from memory_mcp.errors import MemoryMCPError
+from memory_mcp.errors import InvalidTextError, MemoryMCPError
 from memory_mcp.records.base import Json, dumps
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 history = typer.Typer(help="What happened: entries of the ledger, states of the past, and undo.", no_args_is_help=True)
 snapshot = typer.Typer(help="Named moments, and the way back to them.", no_args_is_help=True)
+
+# no ledger gets there, and every database takes the number
+LAST = 10**15
 
 AsOf = Annotated[str, typer.Option("--as-of", help="A snapshot, an ISO 8601 time, or a ledger position.")]
 
@@ -30,7 +34,9 @@ def list_(
     data_dir: DataDir = None,
     namespace: Namespace = None,
     episode_id: Annotated[str, typer.Option("--episode", help="Only entries about this episode.")] = "",
-    since: Annotated[int, typer.Option("--since", min=0, help="Only entries behind this ledger position.")] = 0,
+    since: Annotated[
+        int, typer.Option("--since", min=0, max=LAST, help="Only entries behind this ledger position.")
+    ] = 0,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="How many, the oldest first.")] = 100,
 ) -> None:
     """List entries of the ledger, without their payloads."""
@@ -50,7 +56,7 @@ def show(
     namespace: Namespace = None,
 ) -> None:
     """Print an episode as it was."""
-    _print(data_dir, namespace, lambda memory, space: memory.episodes.get(episode_id, space, as_of=as_of))
+    _print(data_dir, namespace, lambda memory, space: memory.episodes.get(episode_id, space, as_of=as_of or " "))
 
 
 @history.command("patterns")
@@ -64,13 +70,15 @@ def patterns(
     _print(
         data_dir,
         namespace,
-        lambda memory, space: memory.patterns.analyze(space, min_success_rate=0.0, limit=limit, as_of=as_of),
+        lambda memory, space: memory.patterns.analyze(space, min_success_rate=0.0, limit=limit, as_of=as_of or " "),
     )
 
 
 @history.command("undo")
 def undo(
-    position: Annotated[int, typer.Argument(min=1, help="Ledger position of an entry of the command to undo.")],
+    position: Annotated[
+        int, typer.Argument(min=1, max=LAST, help="Ledger position of an entry of the command to undo.")
+    ],
     data_dir: DataDir = None,
     namespace: Namespace = None,
 ) -> None:
@@ -115,7 +123,9 @@ def export(
     ],
     data_dir: DataDir = None,
     namespace: Namespace = None,
-    since: Annotated[int, typer.Option("--since", min=0, help="Only what has changed behind this position.")] = 0,
+    since: Annotated[
+        int, typer.Option("--since", min=0, max=LAST, help="Only what has changed behind this position.")
+    ] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="A file in place of stdout.")] = None,
 ) -> None:
     """Write what has changed since a ledger position, as JSON lines."""
@@ -151,7 +161,13 @@ def forget(
             return {"dry_run": False, **await memory.forgetting.forget(episode_ids, space, reason=reason)}
         return {"dry_run": True, **await memory.forgetting.preview(episode_ids, space)}
 
-    _print(data_dir, namespace, call)
+    done = _run(data_dir, namespace, call)
+    typer.echo(json.dumps(done, ensure_ascii=False))
+    if yes and not done["scrubbed"]:
+        told = escape(done.get("scrub_error", "another process keeps reading an old page"))
+        text = f"forgotten, but traces may be left in the files: {told}. `memory-mcp storage compact` removes them."
+        errors.print(text, soft_wrap=True)
+        raise typer.Exit(1)
 
 
 def _print(data_dir: Path | None, namespace: str | None, call: Callable[[Memory, str], Awaitable[Json]]) -> None:
@@ -162,15 +178,24 @@ def _run(data_dir: Path | None, namespace: str | None, call: Callable[[Memory, s
     from memory_mcp.memory import Memory
 
     settings = settings_from(data_dir=data_dir, namespace=namespace, embedder="none")
+    space = settings.namespace.strip()
 
     async def work() -> Json:
         async with Memory(settings) as memory:
-            return await call(memory, settings.namespace)
+            return await call(memory, space)
 
     try:
+        _check_text(sys.argv[1:])
         return asyncio.run(work())
     except MemoryMCPError as error:
         raise stop(error) from None
     except OSError as error:
         errors.print(f"[red]cannot write[/red]: {error}", soft_wrap=True)
         raise typer.Exit(1) from None
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Refuse bytes that are no text, which Python hands over as lone surrogates."""
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            raise InvalidTextError("an argument is not valid UTF-8", hint="Repeat the command with readable text.")

@@ -20,6 +20,6 @@ class RetentionRule(Record):
     """
 
     max_age_days: Annotated[float, Field(gt=0, le=100_000)] | None = None
-    max_episodes: Annotated[int, Field(ge=0)] | None = None
-    max_bytes: Annotated[int, Field(ge=0)] | None = None
+    max_episodes: Annotated[int, Field(ge=0, le=10**15)] | None = None
+    max_bytes: Annotated[int, Field(ge=0, le=10**18)] | None = None
     min_reward: Annotated[float, Field(allow_inf_nan=False)] | None = None

@@ -232,7 +232,8 @@ class EpisodeService:
         loaded = await self._store.episode(namespace, episode_id)
         if loaded.episode is None:
             raise EpisodeNotFoundError(f"there is no episode {episode_id!r} in namespace {namespace!r}")
-        if loaded.episode["status"] != "open":
+        if loaded.episode["status"] != "open" or self._store.read_only:
+            # where nothing can be written the episode does not go on either
             return
         after = len(loaded.episode["steps"])
         payload = {"episode_id": episode_id, "receipts": [{**receipt, "shown_after": after} for receipt in receipts]}

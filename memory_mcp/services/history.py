@@ -6,14 +6,20 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 from memory_mcp.clock import Clock, IdFactory, from_iso, iso
-from memory_mcp.errors import EntryNotFoundError, EpisodeNotFoundError, InvalidInputError, SnapshotNotFoundError
+from memory_mcp.errors import (
+    BeyondRecallError,
+    EntryNotFoundError,
+    EpisodeNotFoundError,
+    InvalidInputError,
+    SnapshotNotFoundError,
+)
 from memory_mcp.learning.follower import effects_of, evidence
 from memory_mcp.records.base import MAX_NAME, Json
 from memory_mcp.records.episode import Episode, episode_from
 from memory_mcp.records.ledger import Command, LedgerEntry, Written
 from memory_mcp.storage import effects, queries
 from memory_mcp.storage.replay import replay
-from memory_mcp.storage.revisions import check_recall
+from memory_mcp.storage.revisions import entries_until
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.store import Store
 
@@ -158,9 +164,7 @@ class HistoryService:
 def past_episode(session: Session, namespace: str, episode_id: str, as_of: str) -> Json:
     """See `HistoryService.episode`."""
     position = position_of(session, namespace, as_of)
-    entries = queries.history(session, namespace, episode_id, until=position)
-    check_recall(entries, episode_id)
-    found = replay(entries)
+    found = replay(entries_until(session, namespace, episode_id, position))
     if found is None:
         raise EpisodeNotFoundError(
             f"there was no episode {episode_id!r} in namespace {namespace!r} at ledger position {position}"
@@ -171,6 +175,8 @@ def past_episode(session: Session, namespace: str, episode_id: str, as_of: str) 
 def position_of(session: Session, namespace: str, as_of: str) -> int:
     """See `HistoryService.position`."""
     head = queries.head_position(session)
+    if not as_of.strip():
+        raise InvalidInputError("the moment must not be empty: name a snapshot, a time, or a ledger position")
     if as_of.isascii() and as_of.isdecimal():
         # digits beyond what a position has are no number to begin with
         if len(as_of) > _MAX_DIGITS or int(as_of) > head:
@@ -206,7 +212,10 @@ def words_of(session: Session, namespace: str, episode_ids: list[str], position:
     group_id, body}}`. Those that nobody else shows went with them."""
     found: Json = {}
     for episode_id in episode_ids:
-        state = replay(queries.history(session, namespace, episode_id, until=position))
+        try:
+            state = replay(entries_until(session, namespace, episode_id, position))
+        except BeyondRecallError:
+            continue
         if state is not None and state["reward"] is not None:
             for each in evidence(episode_from(state))["contributions"]:
                 found[each["pattern_id"]] = {name: each[name] for name in ("kind", "group_id", "body")}

@@ -24,9 +24,9 @@ from memory_mcp.records.base import Json
 from memory_mcp.records.episode import episode_from
 from memory_mcp.records.ledger import Command, LedgerEntry, namespace_hash
 from memory_mcp.retrieval.recipe import TextRecipe
-from memory_mcp.storage import migrations, queries, sqlite_offline
+from memory_mcp.storage import migrations, queries, sqlite_offline, unwritable
 from memory_mcp.storage.filelock import FileLock
-from memory_mcp.storage.journal import Journal
+from memory_mcp.storage.journal import Journal, commands_in
 from memory_mcp.storage.learned import LEARNING, learn_episode
 from memory_mcp.storage.ledger import SALVAGED
 from memory_mcp.storage.salvage import Name, Pieced, Salvaged, collect, piece
@@ -76,6 +76,9 @@ def salvage_store(data_dir: Path, to: Path, clock: Clock, *, lock_seconds: float
 def _read(data_dir: Path, lock_seconds: float) -> Salvaged:
     path = data_dir / "memory.db"
     try:
+        if unwritable.hindrance(path):
+            # there is no lock to be had, and nobody who writes here
+            return collect(Pages(path))
         lock = FileLock(path.with_suffix(".lock"))
         try:
             # no server may commit between the reading of the file and of its log
@@ -237,15 +240,13 @@ def _take_pending(directory: Path, to: Path) -> int:
     """
     if not (directory / "data.mdb").is_file():
         return 0
-    old, new = Journal(directory), Journal(to)
+    waiting = commands_in(directory)
+    new = Journal(to)
     try:
-        old.open()
-        waiting = old.first()
         if waiting:
             new.open()
         for _, command in waiting:
             new.append(command)
         return len(waiting)
     finally:
-        old.close()
         new.close()

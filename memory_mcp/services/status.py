@@ -18,6 +18,7 @@ from memory_mcp.retrieval.semantic import Semantic
 from memory_mcp.services.retention import Retention
 from memory_mcp.storage import pattern_queries, queries
 from memory_mcp.storage.backup_schedule import ScheduledBackups
+from memory_mcp.storage.engine import StoreReadOnlyError
 from memory_mcp.storage.followers import Upkeep
 from memory_mcp.storage.learned import LEARNING
 from memory_mcp.storage.leases import Leases
@@ -116,13 +117,17 @@ class StatusService:
             # the probe looks at one page, and another one is damaged
             told = {**_told(self._store.damage), "ledger_position": head}
             return {"status": "unhealthy", "breaker": breaker.state, **told}, head
-        return {
+        answer: Json = {
             "status": "healthy",
             "engine": self._store.engine.name,
             "breaker": breaker.state,
             "probe_ms": round(1000 * (time.perf_counter() - started), 3),
             "ledger_position": head,
-        }, head
+        }
+        if self._store.read_only:
+            told = {"code": StoreReadOnlyError.code, "hint": StoreReadOnlyError.default_hint}
+            answer |= {"status": "degraded", "read_only": True, "error": self._store.read_only, **told}
+        return answer, head
 
     def _cache(self, head: int | None) -> Json:
         breaker = self._store.cache_breaker
@@ -137,13 +142,17 @@ class StatusService:
         return answer
 
     def _journal(self) -> Json:
-        if self._store.journal_error:
-            return {"status": "unhealthy", "error": self._store.journal_error}
         try:
             pending = self._store.pending()
         except StorageUnavailableError as error:
             return {"status": "unhealthy", "error": error.message}
-        answer: Json = {"status": "degraded" if pending else "healthy", "pending_writes": pending}
+        answer: Json = {"status": "healthy"}
+        if self._store.journal_error:
+            answer = {"status": "unhealthy", "error": self._store.journal_error}
+        elif pending:
+            answer["status"] = "degraded"
+        if pending or not self._store.journal_error:
+            answer["pending_writes"] = pending
         if conflicts := self._store.writes["conflicts"]:
             # of this process; all of them are in the ledger
             answer["conflicts"] = conflicts
@@ -162,7 +171,7 @@ class StatusService:
             answer["model"] = self._semantic.embedder.model_id
         if self._upkeep.failures:
             answer["background_failures"] = self._upkeep.last_errors
-        if store_status == "healthy":
+        if store_status != "unhealthy":
             try:
                 answer["learning_lag"], answer["leaders"] = await self._store.read(
                     lambda session: (_learning_lag(session), self._leases.leaders(session))

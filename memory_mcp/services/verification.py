@@ -160,6 +160,7 @@ class Verifier:
             report.position = queries.head_position(session)
         add("ledger", self._ledger(session, report))
         add("cursors", followed.check_cursors(session))
+        add("erasure", followed.check_erasure(session))
         if self._checkpoint is not None:
             add("checkpoint", checkpoints.check(session, report.store_id, self._checkpoint, self._public_key))
         if quick:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from sqlcipher3 import dbapi2 as sqlite
 
@@ -17,9 +16,9 @@ from memory_mcp.clock import Clock
 from memory_mcp.errors import BackupError, MemoryMCPError, StorageUnavailableError
 from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import Command
-from memory_mcp.storage import backup_files, ledger, migrations, queries
+from memory_mcp.storage import backup_files, ledger, migrations, queries, unwritable
 from memory_mcp.storage.backup_files import DAMAGED, DATABASE, PENDING, Backup
-from memory_mcp.storage.journal import Journal
+from memory_mcp.storage.journal import commands_in
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.sqlite_session import SqliteSession
 
@@ -141,12 +140,7 @@ def waiting_in(data_dir: Path) -> list[Command]:
     """
     if not (data_dir / "pending" / "data.mdb").exists():
         return []
-    journal = Journal(data_dir / "pending")
-    try:
-        journal.open()
-        return [command for _, command in journal.first()]
-    finally:
-        journal.close()
+    return [command for _, command in commands_in(data_dir / "pending")]
 
 
 def save_before_migration(database: Path, before: int, after: int, clock: Clock) -> Backup | None:
@@ -174,8 +168,7 @@ def save_before_migration(database: Path, before: int, after: int, clock: Clock)
 @contextmanager
 def reading(database: Path) -> Iterator[SqliteSession]:
     """A session on a database file that changes nothing in it."""
-    uri = f"file:{quote(str(database))}?mode=ro"
-    with closing(sqlite.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
+    with unwritable.reading(database, _BUSY_SECONDS) as connection:
         session = SqliteSession(connection)
         session.run("PRAGMA query_only = ON")
         session.run("BEGIN")
@@ -185,8 +178,7 @@ def reading(database: Path) -> Iterator[SqliteSession]:
 def _copy(database: Path, copy: Path) -> None:
     if not database.is_file():
         raise BackupError(f"there is no store at {database}", hint="Name its directory with --data-dir.")
-    uri = f"file:{quote(str(database))}?mode=ro"
-    with closing(sqlite.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
+    with unwritable.reading(database, _BUSY_SECONDS) as connection:
         # one read transaction over all; a page-wise backup would begin again with every write of somebody else
         connection.execute("VACUUM INTO ?", (str(copy),))
 

@@ -47,7 +47,7 @@ class ScheduledBackups:
             BackupError: it could not be made.
             StorageUnavailableError: the store or the journal is out of order.
         """
-        if not self._hours or self._clock.monotonic() < self._not_before:
+        if not self._hours or self._store.read_only or self._clock.monotonic() < self._not_before:
             return False
         newest = await asyncio.to_thread(self._newest)
         if not self._due(newest):

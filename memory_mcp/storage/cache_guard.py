@@ -30,6 +30,8 @@ class CacheGuard:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="cache")
         # the newest commit this process knows of that the cache may lack
         self._missed = 0
+        # what the log has told of the present trouble
+        self._told = ""
 
     def open(self, store_id: str) -> None:
         """Open the cache for this store, or open it once more because only now it is known which store it is for."""
@@ -38,8 +40,9 @@ class CacheGuard:
         try:
             self._cache.open(store_id)
         except CacheUnavailableError as error:
-            _log.error("the cache cannot be opened: %s", error)
-            self._breaker.trip(error)
+            self._failed(error, hopeless=True)
+        else:
+            self._told = ""
 
     def replaced(self, store_id: str) -> None:
         """Forget what is known of the store so far, and open the cache for the one that has taken its place."""
@@ -115,6 +118,7 @@ class CacheGuard:
             except BaseException:
                 self._breaker.release()
                 raise
+            self._told = ""
         return True
 
     def _failed(self, error: CacheUnavailableError, *, hopeless: bool = False) -> None:
@@ -122,4 +126,7 @@ class CacheGuard:
             self._breaker.trip(error)
         else:
             self._breaker.failure(error)
-        _log.warning("the cache failed: %s", error)
+        # a directory that cannot be written stays so for days
+        level = logging.DEBUG if error.message == self._told else logging.WARNING
+        _log.log(level, "the cache failed: %s", error)
+        self._told = error.message

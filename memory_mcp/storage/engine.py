@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from memory_mcp.errors import StorageError, StoreCorruptError
+from memory_mcp.errors import StorageError, StorageUnavailableError, StoreCorruptError
 from memory_mcp.records.ledger import Command, Written
 from memory_mcp.storage.session import Session
 
@@ -24,6 +24,15 @@ class StoreBusyError(StorageError):
     """Another process held the database for longer than a call waits. Waiting again would only double the wait."""
 
 
+class StoreReadOnlyError(StorageUnavailableError):
+    """The store can be read and not written. That is known beforehand, and no sign of anything failing."""
+
+    default_hint = (
+        "The data directory is read-only: mount it writable, or give this user permission to write there. Reading goes"
+        " on, and writing too as soon as it is possible. Nothing was written, so the call can be repeated."
+    )
+
+
 STORE_FAILURES = (StoreFailure, StoreBusyError, StoreCorruptError)
 
 
@@ -33,9 +42,15 @@ class Engine(Protocol):
     name: str
     # as the last unit of work found it: another one means that the content was replaced by that of another store
     store_id: str
+    # why it can only be read; empty where it can be written
+    read_only: str
 
     async def open(self) -> None:
         """Open it, creating or migrating the schema."""
+        ...
+
+    def writable_again(self) -> bool:
+        """Whether it was opened to be read only, and could be opened for writing now."""
         ...
 
     async def close(self) -> None:

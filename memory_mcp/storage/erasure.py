@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from memory_mcp.errors import EpisodeNotFoundError
 from memory_mcp.records.base import Json
+from memory_mcp.records.ledger import LedgerEntry
 from memory_mcp.storage import effects, queries
 from memory_mcp.storage.leases import take_lease
 from memory_mcp.storage.operations import Handler
-from memory_mcp.storage.revisions import counted, note_state, take_out, unknown_effects
+from memory_mcp.storage.replay import replay
+from memory_mcp.storage.revisions import note_state, take_out, unknown_effects
 from memory_mcp.storage.transaction import Transaction
 
 
@@ -76,23 +78,39 @@ def _redact(tx: Transaction, gone: set[str], payload: Json) -> None:
     """
     named = queries.entries_naming(tx.session, tx.command.namespace, gone)
     for episode_id in sorted(set(named) - set(payload["episode_ids"])):
-        state = queries.episode(tx.session, tx.command.namespace, episode_id)
-        known, stands_for = None, []
-        if state is not None and state["reward"] is not None:
-            entry = counted(tx, episode_id)
-            known = (entry and effects.told_by(entry)) or payload["effects"].get(episode_id)
-            if entry is not None and entry.position in named[episode_id]:
-                stands_for = [*entry.data().get("stands_for", ()), entry.position]
-            if known is None:
-                raise unknown_effects(episode_id)
-            known = {**known, "credits": [credit for credit in known["credits"] if credit["memory_id"] not in gone]}
+        current = queries.episode(tx.session, tx.command.namespace, episode_id)
+        entries = queries.history(tx.session, tx.command.namespace, episode_id)
+        while current is None and entries and entries[-1].operation in ("episode.removed", "write.conflict"):
+            # what it was before it was taken away: an undo may bring it back
+            entries.pop()
+        state = current or replay(entries)
+        known, stands_for = _what_is_told(entries, state, gone, payload)
         for position in named[episode_id]:
             tx.session.run("UPDATE ledger SET payload = NULL WHERE position = $1", position)
         if state is not None:
-            _note_redacted(tx, state, known, gone, stands_for)
+            _note_redacted(tx, state, known, gone, stands_for, live=current is not None)
 
 
-def _note_redacted(tx: Transaction, state: Json, known: Json | None, gone: set[str], stands_for: list[int]) -> None:
+def _what_is_told(
+    entries: list[LedgerEntry], state: Json | None, gone: set[str], payload: Json
+) -> tuple[Json | None, list[int]]:
+    """The effects that go with the state after some entries, and the positions of the entries for which another one
+    that tells this state can stand."""
+    last = [entry.position for entry in entries if entry.operation != "write.conflict"][-1:]
+    if state is None or state["reward"] is None:
+        return None, last
+    entry = next(entry for entry in reversed(entries) if entry.operation in ("episode.learned", "episode.restored"))
+    known = effects.told_by(entry) or payload["effects"].get(state["episode_id"])
+    if known is None:
+        raise unknown_effects(state["episode_id"])
+    kept = [credit for credit in known["credits"] if credit["memory_id"] not in gone]
+    inherited = entry.data().get("stands_for", ())
+    return {**known, "credits": kept}, sorted({*inherited, entry.position, *last})
+
+
+def _note_redacted(
+    tx: Transaction, state: Json, known: Json | None, gone: set[str], stands_for: list[int], *, live: bool
+) -> None:
     episode_id = state["episode_id"]
     for receipt in state["receipts"]:
         if receipt["memory_id"] in gone:
@@ -110,7 +128,10 @@ def _note_redacted(tx: Transaction, state: Json, known: Json | None, gone: set[s
         episode_id,
         state["version"],
     )
-    note_state(tx, state, known, len(state["steps"]), stands_for=stands_for)
+    steps = len(state["steps"])
+    note_state(tx, state, known, steps, stands_for=stands_for)
+    if not live:
+        tx.append("episode.removed", "episode", episode_id, {"step_count": steps, "stands_for": []})
 
 
 def _erase(tx: Transaction, episode_id: str) -> int:

@@ -119,11 +119,12 @@ class FileLock:
 class Presence:
     """A lock that many processes share as long as they have something open, and that one of them may hold alone.
 
-    The kernel frees it when its holder dies.
+    The kernel frees it when its holder dies. With `read_only` its file has to be there already.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT
+        self._descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
 
     def share(self, deadline_seconds: float) -> bool:
         """Be there, until `close`; False when somebody held it alone all the time."""

@@ -79,6 +79,7 @@ class Upkeep:
         self._tasks: list[asyncio.Task[None]] = []
         self._late: asyncio.TimerHandle | None = None
         self._started = False
+        self._listening = False
         # where the cache stood when this process looked last
         self._level = 0
         # what is failing right now, so that the log tells it once
@@ -100,8 +101,7 @@ class Upkeep:
             self._store.on_change(self.ring)
             if self._wakes is not None:
                 self._store.on_commit(self._wakes.send)
-        if self._wakes is not None and self._wakes.open(self._heard):
-            self._tasks.append(asyncio.create_task(self._listen(), name="listen"))
+        self._open_wakes()
         self._tasks.append(asyncio.create_task(self._watch(), name="watch"))
         for follower, bell in zip(self._followers, self._bells, strict=True):
             self._tasks.append(asyncio.create_task(self._follow(follower, bell), name=follower.name))
@@ -115,6 +115,7 @@ class Upkeep:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        self._listening = False
         if self._wakes is not None:
             # a process that does nothing in the background leads nothing
             self._wakes.close()
@@ -134,6 +135,11 @@ class Upkeep:
         await self._store.drain()
         await self._store.catch_up()
         self.last_sync = self._clock.now()
+
+    def _open_wakes(self) -> None:
+        if self._wakes is not None and self._wakes.open(self._heard) and not self._listening:
+            self._listening = True
+            self._tasks.append(asyncio.create_task(self._listen(), name="listen"))
 
     async def _follow(self, follower: Follower, bell: asyncio.Event) -> None:
         while not _cancelled():
@@ -206,6 +212,7 @@ class Upkeep:
     async def _watch(self) -> None:
         known: tuple[int, tuple[int, int, int]] | None = None
         next_sync = 0.0
+        read_only = ""
         while not _cancelled():
             try:
                 if self._ailing() or self._clock.monotonic() >= next_sync:
@@ -220,7 +227,11 @@ class Upkeep:
                     await self._follow_others()
                     self._ring_others()
                     known = seen
+                before, read_only = read_only, self._store.read_only
                 if self._wakes is not None:
+                    if before and not read_only and not self._wakes.working:
+                        # there was no place for a socket
+                        self._open_wakes()
                     self._wakes.ensure()
                 self._failing.pop("sync", None)
             except Exception as error:  # noqa: BLE001 - as above
@@ -236,7 +247,9 @@ class Upkeep:
 
     def _ailing(self) -> bool:
         store = self._store
-        return store.degraded or bool(store.journal_error) or store.cache_breaker.state == "half_open"
+        return bool(store.degraded or store.read_only or store.journal_error) or (
+            store.cache_breaker.state == "half_open"
+        )
 
     def _failed(self, name: str, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import struct
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
@@ -16,8 +18,15 @@ from memory_mcp.storage import environment
 from memory_mcp.storage.environment import Environment
 from memory_mcp.storage.filelock import FileLock
 
+_DATA = "data.mdb"
 _SEQUENCE = struct.Struct(">Q")
 _PROBE = _SEQUENCE.pack(0)
+
+
+_Stamp = tuple[int, int, int]
+_ATTEMPTS = 3
+
+_log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -32,6 +41,8 @@ class Journal:
         self._map_size = map_size
         self._environment: Environment | None = None
         self._replay_lock: FileLock | None = None
+        self._stranded: list[tuple[int, Command]] = []
+        self._stranded_in: _Stamp | None = None
 
     def open(self) -> None:
         """Open it, if it is not open; make it anew, if it was taken away while it was.
@@ -100,6 +111,21 @@ class Journal:
         except (lmdb.Error, ValueError, TypeError, struct.error) as error:
             raise StorageUnavailableError(f"cannot read the pending journal: {error}") from error
         return found
+
+    def stranded(self) -> list[tuple[int, Command]]:
+        """The commands in a journal that cannot be opened here; none where they cannot be read either.
+
+        Looked up anew when the file has changed.
+        """
+        stamp = _stamp(self.directory)
+        if stamp != self._stranded_in:
+            try:
+                self._stranded = peek(self.directory)
+            except StorageUnavailableError as error:
+                _log.warning("%s", error)
+                self._stranded = []
+            self._stranded_in = stamp
+        return self._stranded
 
     def remove(self, sequences: Iterable[int]) -> None:
         """Drop commands that the store has taken."""
@@ -182,3 +208,66 @@ class Journal:
         if self._environment is None:
             raise StorageUnavailableError("the pending journal is not open")
         return self._environment
+
+
+def commands_in(directory: Path) -> list[tuple[int, Command]]:
+    """The commands of a journal that a command looks at, in whatever way they can be read.
+
+    Raises:
+        StorageUnavailableError: they cannot be read.
+    """
+    journal = Journal(directory)
+    try:
+        journal.open()
+        return journal.first()
+    except StorageUnavailableError as error:
+        try:
+            return peek(directory)
+        except StorageUnavailableError:
+            # what kept it from being opened says more
+            raise error from None
+    finally:
+        journal.close()
+
+
+def peek(directory: Path) -> list[tuple[int, Command]]:
+    """The oldest commands first, with their sequence numbers, of a journal in a directory that cannot be written.
+
+    LMDB would have to read without its lock, which others may hold through another mount: so a copy is read.
+
+    Raises:
+        StorageUnavailableError: they cannot be read.
+    """
+    if _stamp(directory) is None:
+        return []
+    try:
+        with tempfile.TemporaryDirectory(prefix="memory-mcp-") as place:
+            _copy_at_rest(directory, Path(place))
+            copy = Journal(Path(place))
+            copy.open()
+            try:
+                return copy.first()
+            finally:
+                copy.close()
+    except OSError as error:
+        raise StorageUnavailableError(f"cannot read the pending journal: {error}") from error
+
+
+def _copy_at_rest(directory: Path, place: Path) -> None:
+    for _ in range(_ATTEMPTS):
+        before = _stamp(directory)
+        shutil.copyfile(directory / _DATA, place / _DATA)
+        if _stamp(directory) == before:
+            return
+    raise StorageUnavailableError("cannot read the pending journal: it is being written to")
+
+
+def _stamp(directory: Path) -> _Stamp | None:
+    """What changes with the data file; None where there is none."""
+    try:
+        found = (directory / _DATA).stat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_size, found.st_mtime_ns)

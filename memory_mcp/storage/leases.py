@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from memory_mcp.clock import Clock
 from memory_mcp.errors import ConflictError
 from memory_mcp.records.base import Json
+from memory_mcp.storage.engine import StoreReadOnlyError
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.store import Store
 from memory_mcp.storage.transaction import Transaction
@@ -112,11 +113,12 @@ class Lead:
         return found
 
     def turn(self, seen: Lease, *, waiting: bool) -> Turn | None:
-        """The right to do the work that is `waiting`; None when nothing is, or another process leads."""
+        """The right to do the work that is `waiting`; None when nothing is, another process leads, or the store can
+        only be read."""
         self.leads = seen.owner == self._leases.owner
         self.look_again = None
         self._leader = ""
-        if not waiting:
+        if not waiting or self._leases.store.read_only:
             return None
         if seen.owner and not self.leads and self._leases.left(seen) > 0:
             self._leader = seen.owner
@@ -134,13 +136,15 @@ class Lead:
         """Work, or wait for the leader to work, until the store says so.
 
         Raises:
-            StorageUnavailableError: the store is out of order.
+            StorageUnavailableError: the store is out of order, or can only be read.
         """
         while True:
             news = self._news
             more = await step()
             if await self._leases.store.read(reached):
                 return
+            if self._leases.store.read_only:
+                raise StoreReadOnlyError(f"{self.name} cannot go on: {self._leases.store.read_only}")
             if not more:
                 if self._leader:
                     self._leases.wakes.ask(self._leader)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib import resources
 
-from memory_mcp.errors import SchemaTooNewError, StoreCorruptError
+from memory_mcp.errors import MigrationRefusedError, SchemaTooNewError, StoreCorruptError
 from memory_mcp.storage.session import Session
 
 _NAME = re.compile(r"^(\d{4})_\w+(?:\.(\w+))?\.sql$")
@@ -27,6 +27,16 @@ def statements(engine: str) -> dict[int, list[str]]:
         ]
         for version, parts in sorted(found.items())
     }
+
+
+def version(session: Session) -> int:
+    """The schema version of a store; 0: an empty one.
+
+    Raises:
+        StoreCorruptError: the file is a database, but not one of ours.
+    """
+    empty = session.one("SELECT 1 FROM sqlite_schema LIMIT 1") is None
+    return 0 if empty else known_version(session)
 
 
 def known_version(session: Session) -> int:
@@ -51,15 +61,28 @@ def newest(engine: str) -> int:
     return max(statements(engine))
 
 
-def check(version: int, engine: str) -> None:
+def check(found: int, engine: str) -> None:
     """Refuse a schema that this program does not know.
 
     Raises:
         SchemaTooNewError: the store was written by a newer version of this program.
     """
     known = newest(engine)
-    if version > known:
-        raise SchemaTooNewError(f"the store has schema version {version}; this program knows versions up to {known}")
+    if found > known:
+        raise SchemaTooNewError(f"the store has schema version {found}; this program knows versions up to {known}")
+
+
+def check_newest(found: int, engine: str, hindrance: str) -> None:
+    """Refuse a schema that would have to be migrated where something is in the way of that.
+
+    Raises:
+        MigrationRefusedError
+    """
+    if found < newest(engine):
+        raise MigrationRefusedError(
+            f"the store has schema version {found} and cannot get version {newest(engine)}: {hindrance}",
+            hint="Make the data directory writable, and start again; the store was not changed.",
+        )
 
 
 def migrate(session: Session, engine: str, store_id: str, *, before: int) -> None:
@@ -71,8 +94,8 @@ def migrate(session: Session, engine: str, store_id: str, *, before: int) -> Non
     check(before, engine)
     plan = statements(engine)
     last = max(plan)
-    for version, steps in plan.items():
-        if version > before:
+    for number, steps in plan.items():
+        if number > before:
             for statement in steps:
                 session.run(statement)
     if before == 0:

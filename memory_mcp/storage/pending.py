@@ -48,15 +48,18 @@ class Pending:
         except StorageUnavailableError as error:
             _log.warning("%s", error)
 
-    def count(self) -> int:
-        """How many writes wait."""
-        return len(self._journal) if self._journal.is_open else 0
+    def count(self, *, stranded: bool = False) -> int:
+        """How many writes wait; with `stranded` also in a journal that cannot be opened, but only be read."""
+        if self._journal.is_open:
+            return len(self._journal)
+        return len(self._journal.stranded()) if stranded else 0
 
-    def writes_to(self, namespace: str, episode_id: str) -> list[Command]:
+    def writes_to(self, namespace: str, episode_id: str, *, stranded: bool = False) -> list[Command]:
         """The waiting writes to one episode, in order."""
-        if self.count() == 0:
+        if self.count(stranded=stranded) == 0:
             return []
-        return [command for _, command in self._journal.first() if concerns(command, namespace, episode_id)]
+        waiting = self._journal.first() if self._journal.is_open else self._journal.stranded()
+        return [command for _, command in waiting if concerns(command, namespace, episode_id)]
 
     async def append(self, command: Command) -> None:
         """Keep a command durably behind all others.
@@ -64,6 +67,10 @@ class Pending:
         Raises:
             StorageUnavailableError: the journal could not be written.
         """
+        if self.error and not self._journal.is_open:
+            await self._mend()
+            if self.error:
+                raise StorageUnavailableError(self.error)
         try:
             await asyncio.to_thread(self._journal.append, command)
         except StorageUnavailableError as error:

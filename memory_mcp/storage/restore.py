@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,11 +22,12 @@ from memory_mcp.clock import Clock
 from memory_mcp.errors import (
     BackupDamagedError,
     BackupError,
+    MemoryMCPError,
     RestoreRefusedError,
     StorageError,
     StoreInUseError,
 )
-from memory_mcp.records.ledger import Command
+from memory_mcp.records.ledger import Command, namespace_hash
 from memory_mcp.storage import backup, backup_files, migrations, queries
 from memory_mcp.storage.backup_files import DAMAGED, DATABASE, Backup
 from memory_mcp.storage.filelock import FileLock, Presence
@@ -48,6 +49,7 @@ class Restored:
     saved: Backup | None = None
     replaced: str = "nothing"
     pending: int = 0
+    resurrected: list[str] = field(default_factory=list)
 
 
 def restore(wanted: Backup, data_dir: Path, *, clock: Clock, force: bool = False) -> Restored:
@@ -80,12 +82,42 @@ def restore(wanted: Backup, data_dir: Path, *, clock: Clock, force: bool = False
     try:
         with backup_files.partial(place) as directory:
             prepared = directory / DATABASE
+            forgotten = _forgotten_since(database, wanted.position)
             done = Restored(wanted, _prepare(wanted.directory / DATABASE, prepared, database))
             _swap(prepared, database, place, clock, done)
+            done.resurrected = _that_are_back(forgotten, database)
             done.pending = _put_back(backup.pending_of(wanted), data_dir)
             return done
     except (sqlite.Error, OSError) as error:
         raise BackupError(f"{wanted.name} cannot be restored: {error}", hint="Repeat the command.") from error
+
+
+def _forgotten_since(database: Path, position: int) -> list[tuple[str, str]]:
+    """`(namespace, episode_id)` of what was forgotten after a backup; nothing where the store cannot be read."""
+    try:
+        with backup.reading(database) as session:
+            rows = session.all(
+                "SELECT DISTINCT namespace, subject_id FROM ledger WHERE operation = 'episode.forgotten'"
+                " AND position > $1 ORDER BY namespace, subject_id",
+                position,
+            )
+    except (sqlite.Error, OSError, MemoryMCPError):
+        # what is damaged is replaced all the same
+        return []
+    return [(str(namespace), str(name)) for namespace, name in rows]
+
+
+def _that_are_back(forgotten: list[tuple[str, str]], database: Path) -> list[str]:
+    if not forgotten:
+        return []
+    with backup.reading(database) as session:
+        return [
+            f"{namespace}/{name}"
+            for namespace, name in forgotten
+            if session.one(
+                "SELECT 1 FROM episodes WHERE ns_hash = $1 AND episode_id = $2", namespace_hash(namespace), name
+            )
+        ]
 
 
 def _prepare(source: Path, prepared: Path, database: Path) -> str:

@@ -19,6 +19,7 @@ from memory_mcp.records.ledger import LedgerEntry
 from memory_mcp.storage import effects, queries
 from memory_mcp.storage.operations import Handler, insert_header, insert_step
 from memory_mcp.storage.replay import replay
+from memory_mcp.storage.session import Session
 from memory_mcp.storage.transaction import Transaction
 
 # entries that follow from others, or change no record
@@ -78,7 +79,7 @@ def undo(tx: Transaction, payload: Json) -> None:
         later = [
             entry.position
             for entry in queries.history(tx.session, tx.command.namespace, episode_id, after=last)
-            if entry.operation not in _DERIVED
+            if entry.operation not in _DERIVED and "stands_for" not in entry.data()
         ]
         if later:
             raise LaterChangesError(
@@ -116,25 +117,37 @@ def state_at(tx: Transaction, episode_id: str, position: int) -> tuple[Json | No
     Raises:
         BeyondRecallError: its history was erased.
     """
-    entries = queries.history(tx.session, tx.command.namespace, episode_id, until=position)
-    check_recall(entries, episode_id)
+    entries = entries_until(tx.session, tx.command.namespace, episode_id, position)
     told = [entry for entry in entries if entry.operation in ("episode.learned", "episode.restored")]
     return replay(entries), effects.told_by(told[-1]) if told else None
 
 
-def check_recall(entries: list[LedgerEntry], episode_id: str) -> None:
-    """Raises:
-    BeyondRecallError: the state after these entries was erased.
+def entries_until(session: Session, namespace: str, episode_id: str, position: int) -> list[LedgerEntry]:
+    """The entries from which `replay` makes an episode as it was at a position.
+
+    Raises:
+        BeyondRecallError: its history was erased.
     """
+    entries = queries.history(session, namespace, episode_id, until=position)
+    telling = [entry for entry in entries if entry.operation != "write.conflict"]
+    if _whole(telling):
+        return entries
+    for later in queries.history(session, namespace, episode_id, after=position):
+        if telling[-1].position in later.data().get("stands_for", ()):
+            return [later]
+    raise BeyondRecallError(f"what episode {episode_id!r} held at that time was erased")
+
+
+def _whole(entries: list[LedgerEntry]) -> bool:
+    """Whether nothing was erased of what the state after some entries follows from."""
     for entry in reversed(entries):
-        if entry.operation in ("episode.removed", "write.conflict"):
-            if entry.operation == "episode.removed":
-                return
-            continue
+        if entry.operation == "episode.removed":
+            return True
         if entry.payload is None:
-            raise BeyondRecallError(f"what episode {episode_id!r} held at that time was erased")
+            return False
         if entry.operation == "episode.restored":
-            return
+            return True
+    return True
 
 
 def put_back(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from sqlcipher3 import dbapi2 as sqlite
@@ -21,25 +21,27 @@ from sqlcipher3 import dbapi2 as sqlite
 from memory_mcp.clock import Clock, SystemClock
 from memory_mcp.errors import BackupError, InternalError, MemoryMCPError, MigrationRefusedError
 from memory_mcp.records.ledger import Command, Written
-from memory_mcp.storage import backup, migrations, queries, sqlite_file, traces
-from memory_mcp.storage.engine import StoreBusyError, StoreFailure, StoreMovedError
+from memory_mcp.storage import backup, migrations, queries, sqlite_connections, sqlite_file, traces, unwritable
+from memory_mcp.storage.engine import StoreBusyError, StoreFailure, StoreMovedError, StoreReadOnlyError
 from memory_mcp.storage.erasure import ERASURE
 from memory_mcp.storage.filelock import FileLock, Presence
 from memory_mcp.storage.learned import FOLLOWER_OPERATIONS, CursorMovedError
 from memory_mcp.storage.operations import OPERATIONS, result_of
 from memory_mcp.storage.revisions import REVISIONS
 from memory_mcp.storage.session import Session
-from memory_mcp.storage.sqlite_session import DEFECTS, Connection, Fts5Index, SqliteSession, failure
+from memory_mcp.storage.sqlite_connections import Synchronous, identity
+from memory_mcp.storage.sqlite_session import DEFECTS, Connection, Fts5Index, SqliteSession, failure, rollback
 from memory_mcp.storage.transaction import Recipe, Transaction
+from memory_mcp.storage.unwritable import Sight
 
 T = TypeVar("T")
 
 SAFE_SQLITE = (3, 51, 3)
 MAX_GROUP = 256
 
-Synchronous = Literal["FULL", "NORMAL"]
-
 _MIGRATION_SECONDS = 600.0
+# how often a store that can only be read is asked whether it could be written by now
+_LOOK_SECONDS = 0.2
 
 _HANDLERS = OPERATIONS | FOLLOWER_OPERATIONS | REVISIONS | ERASURE
 
@@ -89,7 +91,11 @@ class SqliteEngine:
         self._clock = clock or SystemClock()
         self._presence: Presence | None = None
         self._file = (0, 0)
-        self._outdated = False
+        self.read_only = ""
+        # what an immutable file must still look like
+        self._seen: Sight | None = None
+        self._openings, self._next_look = 0, 0.0
+        self._version = 0
         self._foreign = False
         self._index = Fts5Index()
         self._lock: FileLock | None = None
@@ -100,36 +106,77 @@ class SqliteEngine:
         self._flushing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Open the file, creating or migrating the schema.
+        """Open the file, creating or migrating the schema. Where nothing can be written there it is only read, and
+        `read_only` says why.
 
         Raises:
             SchemaTooNewError, StoreCorruptError, StoreFailure.
+            MigrationRefusedError: the schema is older, and no copy can be saved or nothing be written.
         """
         if sqlite.sqlite_version_info < SAFE_SQLITE:
             raise StoreFailure(
                 f"SQLite {sqlite.sqlite_version} can corrupt files that several processes write",
                 hint="Install sqlcipher3>=0.6.4.",
             )
+        self._openings += 1
         try:
             await asyncio.to_thread(self._inspect)
-            self._presence = Presence(self.path.with_suffix(".open"))
-            if not await asyncio.to_thread(self._presence.share, self._lock_seconds):
-                raise StoreBusyError(f"{self.path} is being replaced by another process")
-            self._lock = FileLock(self.path.with_suffix(".lock"))
-            self._writer = await self._connect()
-            await self._writer.unit(self._prepare)
+            try:
+                await self._open_to_write()
+            except (OSError, StoreFailure) as error:
+                reason = unwritable.refusal(error, self.path)
+                if not reason:
+                    raise
+                await self.close()
+                await self._open_to_read(reason)
             self._readers = asyncio.Queue()
             for _ in range(self._reader_count):
                 reader = await self._connect()
                 self._all_readers.append(reader)
-                await reader.unit(_only_read)
+                await reader.unit(sqlite_connections.only_read)
                 self._readers.put_nowait(reader)
-        except OSError as error:
+            if self.read_only:
+                await self.read(lambda session: None)
+        except (sqlite.Error, OSError) as error:
             await self.close()
+            if isinstance(error, sqlite.Error):
+                raise failure(error) from error
             raise StoreFailure(f"cannot open {self.path}: {error}") from error
         except BaseException:
             await self.close()
             raise
+
+    async def _appear(self, *, read_only: bool = False) -> None:
+        presence = self._presence = Presence(self.path.with_suffix(".open"), read_only=read_only)
+        if not await asyncio.to_thread(presence.share, self._lock_seconds):
+            raise StoreBusyError(f"{self.path} is being replaced by another process")
+
+    async def _open_to_write(self) -> None:
+        await self._appear()
+        self._lock = FileLock(self.path.with_suffix(".lock"))
+        self.read_only, self._seen = "", None
+        self._writer = await self._connect()
+        await self._writer.unit(self._prepare)
+
+    async def _open_to_read(self, reason: str) -> None:
+        if self._version == 0:
+            raise StoreFailure(f"there is no store at {self.path}, and none can be made: {reason}")
+        migrations.check_newest(self._version, self.name, reason)
+        with suppress(OSError):
+            # who replaces the store waits for those who read it, as far as they can be seen
+            await self._appear(read_only=True)
+        self._file = identity(self.path)
+        self._seen = await asyncio.to_thread(unwritable.look, self.path, self._busy_seconds)
+        self.read_only = reason
+        self._next_look = self._clock.monotonic() + _LOOK_SECONDS
+
+    def writable_again(self) -> bool:
+        """Whether it was opened to be read only, and could be opened for writing now. Looked up from time to time."""
+        now = self._clock.monotonic()
+        if not self.read_only or now < self._next_look:
+            return False
+        self._next_look = now + _LOOK_SECONDS
+        return not unwritable.hindrance(self.path)
 
     async def close(self) -> None:
         """Finish the writes under way and close all connections."""
@@ -143,7 +190,7 @@ class SqliteEngine:
                 await asyncio.wait([self._flushing])
             for connection in (*readers, writer):
                 if connection is not None:
-                    await _close(connection)
+                    await sqlite_connections.closed(connection)
         finally:
             for held in (lock, presence):
                 if held is not None:
@@ -174,12 +221,11 @@ class SqliteEngine:
             MemoryMCPError: the command was refused and changed nothing.
             StoreFailure: the database failed; whether the write is durable is not known.
         """
-        if self._writer is None or self._lock is None:
-            raise StoreFailure("the store is not open")
+        writer, lock = self._to_write()
         future: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(command, replayed, future))
         if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush(self._writer, self._lock), name="group-commit")
+            self._flushing = asyncio.create_task(self._flush(writer, lock), name="group-commit")
         return await asyncio.shield(future)
 
     async def compact(self) -> bool:
@@ -200,9 +246,7 @@ class SqliteEngine:
 
     async def _alone(self, work: Callable[[Session], bool]) -> bool:
         """Run work on the writing connection that is no transaction of its own, while no other process writes."""
-        writer, lock = self._writer, self._lock
-        if writer is None or lock is None:
-            raise StoreFailure("the store is not open")
+        writer, lock = self._to_write()
 
         def call(session: SqliteSession) -> bool:
             with lock.held(self._lock_seconds):
@@ -214,48 +258,46 @@ class SqliteEngine:
         """A number that changes when another connection or process has committed."""
         if not self._all_readers:
             raise StoreFailure("the store is not open")
+        if self._seen is not None:
+            # whoever reads next opens it anew
+            return hash((self._openings, unwritable.sight(self.path)))
         self._check_in_place()
-        row = await self._all_readers[0].unit(lambda session: session.one("PRAGMA data_version"))
-        return int(row[0]) if row else 0
+        # connections count each for themselves
+        return hash(
+            (self._openings, await self._all_readers[0].unit(lambda session: session.one("PRAGMA data_version")))
+        )
+
+    def _to_write(self) -> tuple[Connection, FileLock]:
+        if self._writer is not None and self._lock is not None:
+            return self._writer, self._lock
+        if self._all_readers:
+            raise StoreReadOnlyError(f"the store can only be read: {self.read_only}")
+        raise StoreFailure("the store is not open")
 
     async def _connect(self) -> Connection:
-        connection = Connection(self._connector, iter_chunk_size=64)
-        try:
-            await connection
-        except sqlite.Error as error:
-            raise failure(error) from error
-        return connection
+        return await sqlite_connections.opened(self._connector)
 
     def _connector(self) -> Any:
-        connection = sqlite.connect(str(self.path), timeout=self._busy_seconds, isolation_level=None)
-        for pragma in (
-            f"synchronous = {self._synchronous}",
-            "foreign_keys = ON",
-            "trusted_schema = OFF",
-            "cache_size = -8000",
-            "journal_size_limit = 67108864",
-        ):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-        return connection
+        if self.read_only:
+            return unwritable.connect(self.path, self._busy_seconds, immutable=self._seen is not None)
+        return sqlite_connections.to_write(self.path, self._busy_seconds, self._synchronous)
 
     def _inspect(self) -> None:
         """Refuse a file that is not ours or too new, before anything is written to it."""
-        try:
-            with sqlite_file.reading(self.path, self._busy_seconds) as connection:
-                if connection is None:
-                    traces.check_absent(self.path, known=bool(self.store_id))
-                else:
-                    version = _schema_version(SqliteSession(connection))
-                    migrations.check(version, self.name)
-                    self._outdated = 0 < version < migrations.newest(self.name)
-        except sqlite.Error as error:
-            raise failure(error) from error
+        self._version = 0
+        with sqlite_file.reading(self.path, self._busy_seconds) as connection:
+            if connection is None:
+                traces.check_absent(self.path, known=bool(self.store_id))
+            else:
+                self._version = migrations.version(SqliteSession(connection))
+                migrations.check(self._version, self.name)
 
     def _prepare(self, session: SqliteSession) -> None:
         assert self._lock is not None
         # a migration copies the store first, which takes as long as the store is large: all others wait for it
         # rather than fail, and only a process that was stopped in the middle of it lets them give up
-        patience = max(self._lock_seconds, _MIGRATION_SECONDS if self._outdated else 0.0)
+        outdated = 0 < self._version < migrations.newest(self.name)
+        patience = max(self._lock_seconds, _MIGRATION_SECONDS if outdated else 0.0)
         session.run(f"PRAGMA busy_timeout = {int(1000 * max(patience, self._busy_seconds))}")
         with self._lock.held(patience):
             # two processes must not switch at once: this statement does not wait for a lock
@@ -264,16 +306,19 @@ class SqliteEngine:
                 raise StoreFailure("the file system of the data directory cannot do write-ahead logging")
             session.run("BEGIN IMMEDIATE")
             try:
-                before = _schema_version(session)
+                before = migrations.version(session)
+                if before:
+                    # such a transaction begins also where nothing can be written
+                    session.run("UPDATE meta SET value = value WHERE key IS NULL")
                 self._save_before_migration(before)
                 migrations.migrate(session, self.name, uuid4().hex, before=before)
                 self._identify(session)
                 session.run("COMMIT")
             except BaseException:
-                _rollback(session)
+                rollback(session)
                 raise
         session.run(f"PRAGMA busy_timeout = {int(1000 * self._busy_seconds)}")
-        self._file = _identity(self.path)
+        self._file = identity(self.path)
 
     def _save_before_migration(self, before: int) -> None:
         after = migrations.newest(self.name)
@@ -295,8 +340,10 @@ class SqliteEngine:
 
     def _check_in_place(self) -> None:
         """What is written to a file that somebody has deleted or replaced would be gone with this process."""
-        if _identity(self.path) != self._file:
+        if identity(self.path) != self._file:
             raise StoreMovedError(f"{self.path} was deleted or replaced while it was open")
+        if self._seen is not None and unwritable.sight(self.path) != self._seen:
+            raise StoreMovedError(f"{self.path} was written to through another mount, or by another user")
 
     def _snapshot(self, session: Session, work: Callable[[Session], T]) -> T:
         self._check_in_place()
@@ -306,7 +353,10 @@ class SqliteEngine:
             return work(session)
         finally:
             # nothing was written; a rollback works also where the work failed
-            _rollback(session)
+            rollback(session)
+            if self._seen is not None:
+                # whatever came of it counts only when nobody has written meanwhile
+                self._check_in_place()
 
     async def _flush(self, writer: Connection, lock: FileLock) -> None:
         while self._waiting:
@@ -346,7 +396,7 @@ class SqliteEngine:
                     outcomes.append(self._carry_out(session, waiting))
                 session.run("COMMIT")
             except BaseException:
-                _rollback(session)
+                rollback(session)
                 raise
         return outcomes
 
@@ -387,41 +437,6 @@ class SqliteEngine:
             return InternalError(f"{command.operation} failed because of a defect: {error}")
         session.run("RELEASE command")
         return Written(result_of(transaction.entries), transaction.entries)
-
-
-def _schema_version(session: SqliteSession) -> int:
-    empty = session.one("SELECT 1 FROM sqlite_schema LIMIT 1") is None
-    return 0 if empty else migrations.known_version(session)
-
-
-async def _close(connection: Connection) -> None:
-    try:
-        await connection.close()
-    except (sqlite.Error, ValueError) as error:
-        _log.warning("a connection did not close: %s", error)
-
-
-def _only_read(session: SqliteSession) -> None:
-    session.run("PRAGMA query_only = ON")
-    # a search over 10,000 episodes looks at more pages than the writer ever keeps (measured: a tenth faster)
-    session.run("PRAGMA cache_size = -32000")
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Device and inode of a file; zeros where there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return (0, 0)
-    return (stat.st_dev, stat.st_ino)
-
-
-def _rollback(session: Session) -> None:
-    try:
-        session.run("ROLLBACK")
-    except sqlite.Error as error:
-        # a failed COMMIT may have ended the transaction by itself
-        _log.debug("rollback: %s", error)
 
 
 def _undo_savepoint(session: SqliteSession) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-from sqlcipher3 import dbapi2 as sqlite
 
 from memory_mcp.errors import StoreCorruptError
+from memory_mcp.storage import unwritable
 from memory_mcp.storage.session import Session
 
 # above this many free pages and this share of them the file is rewritten
@@ -49,13 +47,12 @@ def reading(path: Path, busy_seconds: float) -> Iterator[Any]:
 
     Raises:
         StoreCorruptError: the file is not a database, or its end is missing.
-        OSError: it cannot be read.
+        OSError, sqlite.Error, StoreFailure, StoreBusyError: it cannot be read.
     """
     if not _check_header(path):
         yield None
         return
-    uri = f"file:{quote(str(path))}?mode=ro"
-    with closing(sqlite.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)) as connection:
+    with unwritable.reading(path, busy_seconds) as connection:
         yield connection
 
 

@@ -37,10 +37,14 @@ def transaction(path: Path, *, lock_seconds: float, busy_seconds: float) -> Iter
     """One transaction in its turn between processes; it is rolled back where the caller fails.
 
     Raises:
+        StorageUnavailableError: it cannot be written.
         StoreBusyError: other processes did not let go of it in time.
         StoreCorruptError, StoreFailure: the database failed.
     """
-    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock = FileLock(path.with_suffix(".lock"))
+    except OSError as error:
+        raise StorageUnavailableError(f"cannot write the store: {error}") from error
     try:
         with _translated(), lock.held(lock_seconds), closing(_writer(path, busy_seconds)) as connection:
             session = SqliteSession(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from memory_mcp.storage.engine import StoreBusyError, StoreFailure
 from memory_mcp.storage.session import Row, Session
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 # errors that say something about the statement, not about the database
 DEFECTS = (
@@ -102,6 +105,15 @@ def failure(error: Exception) -> MemoryMCPError:
     if isinstance(error, DEFECTS):
         return InternalError(f"a statement is wrong: {error}")
     return StoreFailure(f"the database failed: {error}")
+
+
+def rollback(session: Session) -> None:
+    """End a transaction without its changes, whatever is left of it."""
+    try:
+        session.run("ROLLBACK")
+    except sqlite.Error as error:
+        # a failed COMMIT may have ended the transaction by itself
+        _log.debug("rollback: %s", error)
 
 
 def _bind(values: Sequence[Any]) -> dict[str, Any]:

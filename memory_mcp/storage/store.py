@@ -25,7 +25,7 @@ from memory_mcp.storage import queries
 from memory_mcp.storage.breaker import CircuitBreaker, with_retries
 from memory_mcp.storage.cache import Cache
 from memory_mcp.storage.cache_guard import CacheGuard
-from memory_mcp.storage.engine import STORE_FAILURES, Engine, StoreFailure, StoreMovedError
+from memory_mcp.storage.engine import STORE_FAILURES, Engine, StoreFailure, StoreMovedError, StoreReadOnlyError
 from memory_mcp.storage.fold import fold
 from memory_mcp.storage.journal import Journal
 from memory_mcp.storage.pending import Pending
@@ -92,6 +92,8 @@ class Store:
         self._messengers: list[Callable[[], None]] = []
         self._replaced_listeners: list[Callable[[], None]] = []
         self._store_id = ""
+        # what the log has told
+        self._read_only = ""
         self._failure: MemoryMCPError | None = None
         self._guard = CacheGuard(cache, self.cache_breaker)
         self._pending = Pending(journal, clock, partial(self._commit, replayed=True))
@@ -128,6 +130,11 @@ class Store:
         )
 
     @property
+    def read_only(self) -> str:
+        """Why the store can only be read; empty when it can be written."""
+        return self.engine.read_only
+
+    @property
     def journal_error(self) -> str:
         """Why the pending journal could not take a write; empty when it can."""
         return self._pending.error
@@ -139,7 +146,7 @@ class Store:
 
     def pending(self) -> int:
         """Writes in the journal."""
-        return self._pending.count()
+        return self._pending.count(stranded=bool(self.read_only))
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Have `listener` called, on the event loop, whenever this process has committed something."""
@@ -191,6 +198,9 @@ class Store:
             await self._pending.append(command)
         except StorageUnavailableError:
             self._writes["failed"] += 1
+            if isinstance(cause, StoreReadOnlyError):
+                # this says what to do about both
+                raise cause from None
             raise
         self._writes["pending"] += 1
         _log.warning("%s waits in the journal: %s", command.operation, cause or "others wait before it")
@@ -224,7 +234,7 @@ class Store:
         Raises:
             StorageUnavailableError: the store is out of order and no copy of the episode is at hand.
         """
-        waiting = self._pending.writes_to(namespace, episode_id)
+        waiting = self._pending.writes_to(namespace, episode_id, stranded=bool(self.read_only))
         cached = self.from_cache(lambda: self.cache.episode(namespace, episode_id))
         if cached is not None and not waiting and not self._guard.behind():
             return Loaded(cached, degraded=self.store_breaker.state != "closed")
@@ -374,6 +384,8 @@ class Store:
         return answer
 
     async def _ensure_open(self) -> None:
+        if self._opened and self.engine.writable_again():
+            self._opened = False
         if self._opened:
             return
         async with self._opening:
@@ -393,6 +405,14 @@ class Store:
                     raise
                 self._opened = True
                 self.damage = None
+                self._tell_read_only()
+
+    def _tell_read_only(self) -> None:
+        known, self._read_only = self._read_only, self.read_only
+        if self._read_only and not known:
+            _log.warning("the store can only be read: %s", self._read_only)
+        elif known and not self._read_only:
+            _log.info("the store can be written again")
 
     def _notice_replacement(self) -> None:
         found = self.engine.store_id

@@ -99,3 +99,35 @@ def test_compacting_gives_room_back(run: Run, ids: list[str]) -> None:
     assert done.code == 0, done.err
     assert done.summary["scrubbed"] is True
     assert run("storage", "verify").code == 0
+
+
+def test_what_is_no_text_or_no_position_is_refused_in_a_sentence(run: Run, ids: list[str]) -> None:
+    for arguments, code in (
+        (("history", "list", "--since", "9" * 20), 2),
+        (("export", "changes", "--since", "9" * 20), 2),
+        (("history", "undo", "9" * 19), 2),
+        (("snapshot", "rollback", "9" * 5000), 1),
+        (("snapshot", "rollback", "999999"), 1),
+        (("history", "patterns", "--as-of", ""), 1),
+        (("history", "show", ids[0], "--as-of", " "), 1),
+        (("snapshot", "create", " blank "), 1),
+        (("snapshot", "create", "two\nlines"), 1),
+        (("snapshot", "create", "-1"), 2),
+        (("forget", ids[0], "--yes", "--reason", "x" * 2_000), 1),
+        (("snapshot", "create", "bad \udcff bytes"), 1),
+        (("forget", "\udcff"), 1),
+    ):
+        done = run(*arguments)
+        assert (done.code, done.out) == (code, ""), arguments
+        assert "Traceback" not in done.err, arguments
+    assert run("history", "list", "--namespace", " default ").summary["entries"]
+
+
+def test_a_restore_names_what_was_forgotten_and_is_back(run: Run, ids: list[str]) -> None:
+    made = run("backup", "create").summary
+    assert run("forget", ids[0], "--yes").code == 0
+    done = run("backup", "restore", made["name"], "--force")
+    assert done.code == 0, done.err
+    assert done.summary["resurrected"] == [f"default/{ids[0]}"]
+    assert "forget them again" in done.err
+    assert run("forget", ids[0], "--yes").code == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.durability.audit import audit
 from tests.durability.support import (
     begin,
@@ -87,28 +89,52 @@ def test_where_only_the_journal_has_room_writes_wait_and_outlive_their_process(t
         assert audit(data).problems == []
 
 
-def test_in_a_directory_that_becomes_read_only_writes_are_refused_clearly_until_it_is_writable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["killed", "closed"])
+def test_in_a_directory_that_is_read_only_reading_goes_on_and_writing_waits_until_it_is_writable(
+    tmp_path: Path, ending: str
+) -> None:
     home = tmp_path / "home"
     with file_system(home / "data", "32m") as disk:
         with server(home) as wire:
             episode = begin(wire, steps=3)
-            wire.signal(signal.SIGKILL)
-            wire.wait()
+            if ending == "killed":
+                wire.signal(signal.SIGKILL)
+                wire.wait()
+            else:
+                assert wire.end() == 0
+        assert (disk / "memory.db-wal").exists() == (ending == "killed")
         remount(disk, "ro")
+        (home / "stderr.txt").unlink()
         with server(home) as wire:
-            for tool, arguments in (
-                ("create_episode", {"task_description": "not to be written"}),
-                ("add_episode_step", {"episode_id": episode, "tool": "nowhere"}),
-                ("complete_episode", {"episode_id": episode, "outcome_type": "success"}),
-            ):
-                refusal = wire.refused(tool, **arguments)
-                assert refusal["code"] == "storage_unavailable"
-                assert refusal["hint"]
+            for _ in range(8):
+                for tool, arguments in (
+                    ("create_episode", {"task_description": "not to be written"}),
+                    ("add_episode_step", {"episode_id": episode, "tool": "nowhere"}),
+                    ("complete_episode", {"episode_id": episode, "outcome_type": "success"}),
+                ):
+                    refusal = wire.refused(tool, **arguments)
+                    assert refusal["code"] == "storage_unavailable"
+                    assert "Read-only file system" in refusal["message"]
+                    assert "read-only" in refusal["hint"]
+            assert tools_of(wire, episode) == names(3)
+            wire.call("query_memory", query="live through a fault", episode_id=episode)
+            found = wire.call("query_memory", query="live through a fault")
+            assert "degraded" not in found
+            assert [item["episode_id"] for item in found["episodes"]] == [episode]
             health = wire.call("health_check")
-            assert health["overall"] == "unhealthy"
+            assert health["overall"] == "degraded"
+            assert health["primary_storage"]["read_only"] is True
             assert "Read-only file system" in health["primary_storage"]["error"]
+            assert "Read-only file system" in health["journal"]["error"]
+            # the store, the cache and the journal, once each
+            assert len(wire.errors().splitlines()) == 3
             remount(disk, "rw")
             wait_until(lambda: healthy(wire))
+            assert "read_only" not in wire.call("health_check")["primary_storage"]
             assert tools_of(wire, episode) == names(3)
             assert wire.call("add_episode_step", episode_id=episode, tool="t3")["step_count"] == 4
+            wire.call("complete_episode", episode_id=episode, outcome_type="success")
+            assert wire.call("health_check")["memory_system"]["learning_lag"] == 0
+            wait_until(lambda: list((disk / "run").glob("*.sock")))
+            wait_until(lambda: wire.call("health_check")["cache_storage"].get("lag") == 0)
         assert audit(home / "data").problems == []

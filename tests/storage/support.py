@@ -113,6 +113,13 @@ class FailingEngine:
     def store_id(self) -> str:
         return self.real.store_id
 
+    @property
+    def read_only(self) -> str:
+        return self.real.read_only
+
+    def writable_again(self) -> bool:
+        return self.real.writable_again()
+
     async def open(self) -> None:
         self._called("open")
         await self.real.open()

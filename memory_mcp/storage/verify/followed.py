@@ -68,6 +68,15 @@ def restore_vectors(session: Session) -> None:
         )
 
 
+def check_erasure(session: Session) -> Findings:
+    """What was forgotten, and may still lie in free pages."""
+    if queries.scrub_due(session):
+        problem = "something was forgotten, and may still lie in free pages of the files"
+        yield note(
+            "erasure", "files", problem, "`memory-mcp storage compact` cleans them; a running server does so too."
+        )
+
+
 def check_cursors(session: Session) -> Findings:
     """Cursors beyond what they follow, and completed episodes that were not learned exactly once."""
     head = queries.head_position(session)

@@ -7,9 +7,10 @@ from pathlib import Path
 from memory_mcp.errors import CacheUnavailableError, StorageUnavailableError
 from memory_mcp.storage import queries
 from memory_mcp.storage.cache import Cache
-from memory_mcp.storage.journal import Journal
+from memory_mcp.storage.journal import commands_in
 from memory_mcp.storage.session import Session
-from memory_mcp.storage.verify.findings import Finding, Findings, slip
+from memory_mcp.storage.unwritable import hindrance_to
+from memory_mcp.storage.verify.findings import Finding, Findings, note, slip
 
 # a cached header is as old as itself; these follow from the steps, which are cached one by one
 _COUNTED = {"step_count", "error_count"}
@@ -25,9 +26,14 @@ class CacheInspection:
 
     def __init__(self, directory: Path, boot_id: str) -> None:
         self._problem = ""
+        self._hindrance = ""
         self._applied = 0
         self._cache: Cache | None = None
         if not (directory / "data.mdb").is_file():
+            return
+        # LMDB itself needs to write, if only to lock
+        self._hindrance = hindrance_to(directory / "data.mdb", directory / "lock.mdb")
+        if self._hindrance:
             return
         cache = Cache(directory, "", boot_id)
         try:
@@ -44,6 +50,8 @@ class CacheInspection:
 
     def check(self, session: Session, store_id: str, *, quick: bool = False) -> Findings:
         """Whether it can be read, is not ahead of the store, and (not with `quick`) holds what the store holds."""
+        if self._hindrance:
+            yield note("cache", "cache", f"it was not looked at, because it can only be read: {self._hindrance}")
         if self._problem:
             yield slip("cache", "cache", self._problem)
         if self._cache is None or self._cache.store_id != store_id:
@@ -99,13 +107,8 @@ def check_journal(directory: Path) -> tuple[int, list[Finding]]:
     """How many writes wait for the store, and whether they can be read."""
     if not (directory / "data.mdb").is_file():
         return 0, []
-    journal = Journal(directory)
     try:
-        journal.open()
-        try:
-            return len(journal.first()), []
-        finally:
-            journal.close()
+        return len(commands_in(directory)), []
     except StorageUnavailableError as error:
         hint = "Writes that were promised may be in it: keep a copy of the directory before you move it away."
         return 0, [Finding("journal", "error", directory.name, error.message, hint=hint)]
