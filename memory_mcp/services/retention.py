@@ -18,6 +18,8 @@ from memory_mcp.storage.store import Store
 _log = logging.getLogger(__name__)
 
 _BATCH = 25
+# forgotten episodes after which the cache is made anew, because it keeps something of each
+_MOST_TOMBSTONES = 1_000
 
 
 class Retention:
@@ -52,6 +54,7 @@ class Retention:
         self._seconds = seconds
         self._next = 0.0
         self._untidy = False
+        self._forgotten_before = 0
 
     async def step(self) -> bool:
         """Forget some episodes; True when there may be more."""
@@ -93,8 +96,14 @@ class Retention:
 
     async def _tidy_up(self) -> None:
         """Give room back where there is enough of it to be worth the work."""
-        if self._untidy and await self._store.wasteful():
-            await self._store.compact()
-            await self._store.rebuild_cache()
-            self.compacted += 1
+        if not self._untidy:
+            return
         self._untidy = False
+        if await self._store.wasteful():
+            await self._store.compact()
+            self.compacted += 1
+        elif self.forgotten - self._forgotten_before < _MOST_TOMBSTONES:
+            return
+        # the cache remembers of everything that it is gone
+        await self._store.rebuild_cache()
+        self._forgotten_before = self.forgotten
