@@ -25,6 +25,7 @@ from memory_mcp.records.episode import episode_from
 from memory_mcp.records.ledger import Command, LedgerEntry, namespace_hash
 from memory_mcp.retrieval.recipe import TextRecipe
 from memory_mcp.storage import migrations, queries, sqlite_offline, unwritable
+from memory_mcp.storage.episode_rows import put_episode
 from memory_mcp.storage.filelock import FileLock
 from memory_mcp.storage.journal import Journal, commands_in
 from memory_mcp.storage.learned import LEARNING, learn_episode
@@ -34,7 +35,7 @@ from memory_mcp.storage.session import Session
 from memory_mcp.storage.sqlite_pages import Pages
 from memory_mcp.storage.sqlite_session import Fts5Index
 from memory_mcp.storage.transaction import Transaction
-from memory_mcp.storage.verify import followed, rows, units
+from memory_mcp.storage.verify import followed, units
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class _Builder:
             parts = {"episode": header, "steps": episode["steps"], "receipts": episode["receipts"]}
             tx.append("episode.restored", "episode", name[1], parts)
             episode = {**episode, "version": header["version"]}
-        rows.put_episode(session, episode)
+        put_episode(session, episode)
 
     def _uncertain(self, histories: dict[Name, list[LedgerEntry]], pieced: dict[Name, Pieced]) -> list[str]:
         """Episodes that seem whole, but whose last changes or receipts may be among what was lost."""

@@ -147,7 +147,7 @@ def record_conflict(tx: Transaction, payload: Json) -> None:
     tx.append("write.conflict", "episode", str(subject), payload)
 
 
-def insert_header(tx: Transaction, episode: Json) -> None:
+def _insert_header(tx: Transaction, episode: Json) -> None:
     """Insert an episode's own row."""
     names = ", ".join(HEADER_FIELDS)
     values = [
@@ -158,7 +158,7 @@ def insert_header(tx: Transaction, episode: Json) -> None:
     tx.session.run(f"INSERT INTO episodes (ns_hash, {names}) VALUES ($1, {marks})", tx.ns_hash, *values)
 
 
-def insert_step(tx: Transaction, episode_id: str, step: Json, version: int) -> None:
+def _insert_step(tx: Transaction, episode_id: str, step: Json, version: int) -> None:
     """Insert a numbered step, and make it findable."""
     tx.session.run(
         "INSERT INTO steps (ns_hash, episode_id, step_number, at, tool, action, parameters, result, latency_ms,"
@@ -186,7 +186,7 @@ def _insert_episode(tx: Transaction, draft: Json) -> Json:
     if exists:
         raise EpisodeExistsError(f"episode {draft['episode_id']!r} is stored already")
     episode = {**new_episode(draft), "step_count": 0, "error_count": 0, "version": tx.next_position()}
-    insert_header(tx, episode)
+    _insert_header(tx, episode)
     tx.put_unit("task", episode["episode_id"], episode["episode_id"], tx.recipe.task(episode), embed=True)
     tx.append("episode.created", "episode", episode["episode_id"], {"episode": episode})
     return episode
@@ -200,7 +200,7 @@ def _append_step(tx: Transaction, header: Json, draft: Json) -> None:
     step = numbered_step(draft, number, tx.command.at)
     failed = step["result"]["type"] != "success"
     header.update(step_count=number, error_count=header["error_count"] + failed, version=position)
-    insert_step(tx, header["episode_id"], step, position)
+    _insert_step(tx, header["episode_id"], step, position)
     tx.session.run(
         "UPDATE episodes SET step_count = $3, error_count = $4, version = $5 WHERE ns_hash = $1 AND episode_id = $2",
         tx.ns_hash,

@@ -14,10 +14,11 @@ from memory_mcp.errors import (
     NotUndoableError,
     SnapshotExistsError,
 )
-from memory_mcp.records.base import Json, dumps
+from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import LedgerEntry
 from memory_mcp.storage import effects, queries
-from memory_mcp.storage.operations import Handler, insert_header, insert_step
+from memory_mcp.storage.episode_rows import put_episode
+from memory_mcp.storage.operations import Handler
 from memory_mcp.storage.replay import replay
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.transaction import Transaction
@@ -193,25 +194,12 @@ def counted(tx: Transaction, episode_id: str) -> LedgerEntry | None:
 
 def put_in(tx: Transaction, state: Json, known: Json | None, words: Json, steps_before: int = 0) -> None:
     """Store an episode that has no rows, whole, with the effects that are counted for it."""
-    position = tx.next_position()
+    state = {**state, "version": tx.next_position()}
     header = {name: value for name, value in state.items() if name not in ("steps", "receipts")}
-    header["version"] = position
     episode_id = header["episode_id"]
-    insert_header(tx, header)
-    tx.session.run(
-        "UPDATE episodes SET outcome_type = $3, reward_total = $4 WHERE ns_hash = $1 AND episode_id = $2",
-        tx.ns_hash,
-        episode_id,
-        header["outcome"] and header["outcome"]["type"],
-        header["reward"] and header["reward"]["total"],
-    )
+    put_episode(tx.session, state)
     for step in state["steps"]:
-        insert_step(tx, episode_id, step, position)
-    tx.session.many(
-        "INSERT INTO receipts (ns_hash, episode_id, shown_after, memory_kind, memory_id, rank, advice, shown_at, used)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        [_receipt_row(tx.ns_hash, episode_id, receipt) for receipt in state["receipts"]],
-    )
+        tx.put_unit("step", episode_id, episode_id, tx.recipe.step(step), step_number=step["step_number"])
     tx.put_unit("task", episode_id, episode_id, tx.recipe.task(header), embed=True)
     if header["status"] == "completed":
         tx.put_unit("lesson", episode_id, episode_id, tx.recipe.lesson(header), embed=header["reward"] is not None)
@@ -219,7 +207,7 @@ def put_in(tx: Transaction, state: Json, known: Json | None, words: Json, steps_
         known = effects.know(tx, header, known, words)
         effects.count(tx, header, known)
         effects.date_patterns(tx, known)
-    note_state(tx, {**state, **header}, known, steps_before)
+    note_state(tx, state, known, steps_before)
 
 
 def note_state(
@@ -261,18 +249,6 @@ def _same(current: Json | None, state: Json | None) -> bool:
     if current is None or state is None:
         return current is state
     return {**current, "version": 0} == {**state, "version": 0}
-
-
-def _receipt_row(ns_hash: int, episode_id: str, receipt: Json) -> tuple[object, ...]:
-    used = receipt["used"]
-    return (
-        ns_hash,
-        episode_id,
-        *(receipt[name] for name in ("shown_after", "memory_kind", "memory_id", "rank")),
-        dumps(receipt["advice"]),
-        receipt["shown_at"],
-        None if used is None else int(used),
-    )
 
 
 def unknown_effects(episode_id: str) -> ConflictError:

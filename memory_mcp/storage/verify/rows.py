@@ -6,17 +6,16 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from memory_mcp.records.base import Json, dumps
+from memory_mcp.records.base import Json
 from memory_mcp.records.ledger import LedgerEntry, namespace_hash
 from memory_mcp.storage import queries
-from memory_mcp.storage.operations import HEADER_FIELDS
+from memory_mcp.storage.episode_rows import put_episode
 from memory_mcp.storage.replay import GONE, OPERATIONS, replay
 from memory_mcp.storage.session import Session
 from memory_mcp.storage.verify.findings import Finding, Findings, damage, slip
 
 _BATCH = 500
 _ENTRY_COLUMNS = ", ".join(LedgerEntry.__slots__)
-_STEP_FIELDS = ("step_number", "at", "tool", "action", "latency_ms", "tokens_used", "predicted_outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,32 +95,6 @@ def remove_episode(session: Session, ns_hash: int, episode_id: str) -> None:
     """Delete all rows of an episode, also those that no foreign key reaches any more."""
     for table in ("receipts", "steps", "episodes"):
         session.run(f"DELETE FROM {table} WHERE ns_hash = $1 AND episode_id = $2", ns_hash, episode_id)
-
-
-def put_episode(session: Session, episode: Json) -> None:
-    """Insert the rows of a whole episode; its units are left to others."""
-    ns_hash, episode_id = namespace_hash(episode["namespace"]), episode["episode_id"]
-    header = {name: _column(episode[name]) for name in HEADER_FIELDS}
-    header["outcome_type"] = episode["outcome"]["type"] if episode["outcome"] else None
-    header["reward_total"] = episode["reward"]["total"] if episode["reward"] else None
-    _insert(session, "episodes", {"ns_hash": ns_hash, **header})
-    for step in episode["steps"]:
-        row = {name: step[name] for name in _STEP_FIELDS}
-        row |= {name: dumps(step[name]) for name in ("parameters", "result")}
-        _insert(session, "steps", {"ns_hash": ns_hash, "episode_id": episode_id, **row, "version": episode["version"]})
-    for receipt in episode["receipts"]:
-        used = None if receipt["used"] is None else int(receipt["used"])
-        row = {**receipt, "advice": dumps(receipt["advice"]), "used": used}
-        _insert(session, "receipts", {"ns_hash": ns_hash, "episode_id": episode_id, **row})
-
-
-def _insert(session: Session, table: str, row: Json) -> None:
-    marks = ", ".join(f"${number}" for number in range(1, len(row) + 1))
-    session.run(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", *row.values())
-
-
-def _column(value: object) -> object:
-    return dumps(value) if isinstance(value, dict) else value
 
 
 def _finding(subject: str, problem: str, broken: bool) -> Finding:
