@@ -73,7 +73,9 @@ class Semantic:
     async def loaded(self, timeout: float) -> bool:  # noqa: ASYNC109 - a bound on a wait, not a cancellation
         """Whether the model is ready, waiting for it a bounded time."""
         try:
-            await asyncio.wait_for(self._loaded.wait(), timeout)
+            # not `wait_for`, which swallows a cancellation that comes together with the result
+            async with asyncio.timeout(timeout):
+                await self._loaded.wait()
         except TimeoutError:
             return False
         return self.state == "ready"

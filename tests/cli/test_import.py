@@ -142,6 +142,8 @@ def test_an_interrupted_import_leaves_whole_episodes_and_is_completed_by_another
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's background job, and all below it, ignores this signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     database = tmp_path / "data" / "memory.db-wal"
     until = time.monotonic() + PATIENCE
