@@ -25,6 +25,7 @@ _TRIALS = 50
 _PAUSE = 0.1
 MAX_REASON = 1_000
 _LEFT_TO_ITS_AUTHOR = 60_000_000
+_LOOK_SECONDS = 60.0
 
 
 class ForgetService:
@@ -37,6 +38,8 @@ class ForgetService:
 
     def __init__(self, store: Store, clock: Clock, ids: IdFactory, backups: Path, actor: str = "") -> None:
         self._backups = backups
+        self._looking = asyncio.Lock()
+        self._next_look = 0.0
         self._store = store
         self._clock = clock
         self._ids = ids
@@ -92,11 +95,16 @@ class ForgetService:
 
     async def step(self) -> bool:
         """Finish what a process that was killed has left in the files; this is a follower's step, never with more."""
-        due = await self._store.read(queries.scrub_due)
-        age = self._clock.now() - due
-        # who has forgotten something is at it
-        if due and not 0 <= age < _LEFT_TO_ITS_AUTHOR:
-            await self.scrub()
+        # one at a time, and not with every commit: a full disk must not be asked for room again and again
+        async with self._looking:
+            if self._clock.monotonic() < self._next_look:
+                return False
+            self._next_look = self._clock.monotonic() + _LOOK_SECONDS
+            due = await self._store.read(queries.scrub_due)
+            age = self._clock.now() - due
+            # who has forgotten something is at it
+            if due and not 0 <= age < _LEFT_TO_ITS_AUTHOR:
+                await self.scrub()
         return False
 
     async def scrub(self) -> bool:
