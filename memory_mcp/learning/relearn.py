@@ -33,17 +33,10 @@ def derived(session: Session, recipe: Recipe) -> Iterator[Session]:
         for namespace, episode in _learned(session):
             tx = Transaction(scratch, Command("episode.learn", namespace, {}, "", 0), recipe, Fts5Index())
             found = evidence(episode_from(episode))
-            counted = _counted(session, namespace, episode["episode_id"])
+            counted = effects.counted(session, namespace, episode["episode_id"])
             count_learned(tx, episode, {**found, "reward": episode["reward"]}, counted)
         scratch.run("COMMIT")
         yield scratch
-
-
-def _counted(session: Session, namespace: str, episode_id: str) -> Json | None:
-    for entry in reversed(queries.history(session, namespace, episode_id)):
-        if entry.operation in ("episode.learned", "episode.restored"):
-            return effects.told_by(entry)
-    return None
 
 
 def _learned(session: Session) -> Iterator[tuple[str, Json]]:

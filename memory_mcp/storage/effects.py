@@ -11,6 +11,8 @@ import logging
 
 from memory_mcp.records.base import Json, dumps
 from memory_mcp.records.ledger import LedgerEntry
+from memory_mcp.storage import queries
+from memory_mcp.storage.session import Session
 from memory_mcp.storage.transaction import Transaction
 
 _log = logging.getLogger(__name__)
@@ -31,6 +33,14 @@ def told_by(entry: LedgerEntry) -> Json | None:
     if entry.operation != "episode.learned" or "stats" not in data:
         return None
     return {**{name: data[name] for name in NAMES}, "reward": data["episode"]["reward"]["total"]}
+
+
+def counted(session: Session, namespace: str, episode_id: str) -> Json | None:
+    """The effects that are counted for a learned episode now; None where an earlier version did not note them."""
+    for entry in reversed(queries.history(session, namespace, episode_id)):
+        if entry.operation in ("episode.learned", "episode.restored"):
+            return told_by(entry)
+    return None
 
 
 def count(tx: Transaction, header: Json, effects: Json) -> None:

@@ -174,22 +174,13 @@ def take_out(tx: Transaction, current: Json, payload: Json) -> list[str]:
     episode_id = current["episode_id"]
     orphans: list[str] = []
     if current["reward"] is not None:
-        entry = counted(tx, episode_id)
-        known = (entry and effects.told_by(entry)) or payload["effects"].get(episode_id)
+        known = effects.counted(tx.session, tx.command.namespace, episode_id) or payload["effects"].get(episode_id)
         if known is None:
             raise unknown_effects(episode_id)
         orphans = effects.take_back(tx, current, known)
     tx.remove_units(episode_id)
     tx.session.run("DELETE FROM episodes WHERE ns_hash = $1 AND episode_id = $2", tx.ns_hash, episode_id)
     return orphans
-
-
-def counted(tx: Transaction, episode_id: str) -> LedgerEntry | None:
-    """The entry that tells what is counted for a learned episode now."""
-    for entry in reversed(queries.history(tx.session, tx.command.namespace, episode_id)):
-        if entry.operation in ("episode.learned", "episode.restored"):
-            return entry
-    return None
 
 
 def put_in(tx: Transaction, state: Json, known: Json | None, words: Json, steps_before: int = 0) -> None:
